@@ -1,0 +1,95 @@
+"""Makes `meshlib/config/messages.binpb`: the protobuf messages that xDS and the CA speak, as one descriptor set.
+
+xds-protos is a build-time requirement only. Installed beside an application it would overwrite files of other packages
+(opentelemetry-proto, googleapis-common-protos), so the run time reads this file into a descriptor pool of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import zlib
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+TARGET = Path("meshlib/config/messages.binpb")
+
+# Roots only; what they import comes along.
+MODULES = (
+    "envoy.service.discovery.v3.ads_pb2",
+    "envoy.service.discovery.v3.discovery_pb2",
+    "envoy.config.listener.v3.listener_pb2",
+    "envoy.config.listener.v3.api_listener_pb2",
+    "envoy.config.route.v3.route_pb2",
+    "envoy.config.cluster.v3.cluster_pb2",
+    "envoy.config.endpoint.v3.endpoint_pb2",
+    "envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2",
+    "envoy.extensions.filters.http.router.v3.router_pb2",
+    "envoy.extensions.filters.http.fault.v3.fault_pb2",
+    "envoy.extensions.transport_sockets.tls.v3.tls_pb2",
+    "envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2",
+    "envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2",
+    "google.rpc.status_pb2",
+)
+
+
+class MessagesHook(BuildHookInterface[Any]):
+    """Writes the descriptor set into the source tree, so that wheel, sdist and editable install find it alike."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        target = Path(self.root) / TARGET
+        try:
+            descriptors = _descriptor_set()
+        except ModuleNotFoundError:
+            if target.exists():  # building from an sdist that carries it, without xds-protos at hand
+                return
+            raise
+        target.write_bytes(zlib.compress(descriptors, 9))
+
+
+def _descriptor_set() -> bytes:
+    from google.protobuf import descriptor_pb2
+
+    files: dict[str, Any] = {}
+
+    def add(descriptor: Any) -> None:
+        if descriptor.name in files:
+            return
+        for dependency in descriptor.dependencies:
+            add(dependency)
+        proto = descriptor_pb2.FileDescriptorProto()
+        descriptor.CopyToProto(proto)
+        files[descriptor.name] = proto
+
+    for module in MODULES:
+        add(importlib.import_module(module).DESCRIPTOR)
+    descriptor_set = descriptor_pb2.FileDescriptorSet(file=files.values())
+    descriptor_set.file.append(_istio_ca())
+    return descriptor_set.SerializeToString(deterministic=True)
+
+
+def _istio_ca() -> Any:
+    """The messages of istio.v1.auth.IstioCertificateService (istio/api security/v1alpha1/ca.proto)."""
+    from google.protobuf import descriptor_pb2
+
+    field = descriptor_pb2.FieldDescriptorProto
+    proto = descriptor_pb2.FileDescriptorProto(
+        name="security/v1alpha1/ca.proto",
+        package="istio.v1.auth",
+        syntax="proto3",
+        dependency=["google/protobuf/struct.proto"],
+    )
+    request = proto.message_type.add(name="IstioCertificateRequest")
+    request.field.add(name="csr", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
+    request.field.add(name="validity_duration", number=3, type=field.TYPE_INT64, label=field.LABEL_OPTIONAL)
+    request.field.add(
+        name="metadata",
+        number=4,
+        type=field.TYPE_MESSAGE,
+        type_name=".google.protobuf.Struct",
+        label=field.LABEL_OPTIONAL,
+    )
+    response = proto.message_type.add(name="IstioCertificateResponse")
+    response.field.add(name="cert_chain", number=1, type=field.TYPE_STRING, label=field.LABEL_REPEATED)
+    return proto
