@@ -17,8 +17,8 @@ COLOR = {"v1": "", "v2": "black", "v3": "red"}[VERSION]
 TIMEOUT = {"v1": 10.0, "v2": 10.0, "v3": 2.5}[VERSION]  # seconds
 
 TEXTS = {
-    "Reviewer1": "Mistaken twins, a lost chain and a locked door: I laughed until the second intermission. Shakespeare at his lightest!",
-    "Reviewer2": "Great fun, though you will want a map of who is whose brother. Not as deep as the later plays.",
+    "Reviewer1": "Mistaken twins, a lost chain and a locked door: I laughed until the interval. Shakespeare at his lightest!",
+    "Reviewer2": "Great fun, though you want a map of who is whose brother. Less deep than the later plays.",
 }
 
 app = FastAPI(title="reviews")

@@ -1,0 +1,54 @@
+# `make bookinfo` runs the demonstration, `make test` runs all tests. Both set up what they need in .venv.
+
+PYTHON ?= python3
+PORT ?= 9080
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help bookinfo test lint unit e2e bench pythons clean
+
+help: ## Lists the targets.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+bookinfo: $(VENV)/.demo ## Runs Bookinfo on http://127.0.0.1:$(PORT)/productpage until Ctrl-C (PORT=9180 for another port).
+	@$(BIN)/meshlib demo bookinfo --port $(PORT)
+
+test: lint unit e2e ## Lint, types and all tests.
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+unit: $(VENV)/.test
+	$(BIN)/pytest -q -n 2 --ignore=tests/e2e
+
+e2e: $(VENV)/.test
+	sh scripts/debian.sh
+	$(BIN)/pytest -q tests/e2e
+
+bench: $(VENV)/.test ## Measures a meshed call against plain httpx over mutual TLS.
+	$(BIN)/python -m bench
+
+pythons: ## Unit tests on every other supported Python that is installed.
+	sh scripts/pythons.sh
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "meshlib needs Python 3.11 or newer; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --upgrade "pip>=25.1"
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml hatch_build.py
+	@echo "Setting up $(VENV) ..."
+	@$(BIN)/pip install -q -e '.[demo]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml hatch_build.py
+	@echo "Setting up $(VENV) for the tests ..."
+	@$(BIN)/pip install -q -e '.[demo,httpx2,otel]' --group test --group lint
+	@touch $@ $(VENV)/.demo
+
+clean: ## Removes what these targets made.
+	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
