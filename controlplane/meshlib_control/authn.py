@@ -1,0 +1,138 @@
+"""Who is calling: from a credential to a Caller. Nothing the client says about itself is believed.
+
+Two credentials count: a join token in `authorization: Bearer ...`, and a client certificate of our own authority on the
+connection. If both are there, the token decides: it is the newer statement.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import grpc
+
+from meshlib.errors import CredentialError, MeshError
+from meshlib.identity.spiffe import SpiffeId
+
+from .tokens import TokenIssuer
+
+_HOW = "Send `authorization: Bearer TOKEN` with a token of: meshlib token create --service-account NAME"
+
+Metadata = Iterable[tuple[str, str | bytes]]
+AuthContext = Mapping[str, Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A client whose credential was checked."""
+
+    identity: SpiffeId
+
+    @property
+    def spiffe_id(self) -> str:
+        """As text: `spiffe://cluster.local/ns/default/sa/bookinfo-reviews`."""
+        return str(self.identity)
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of its service account."""
+        return self.identity.namespace
+
+    @property
+    def service_account(self) -> str:
+        """The name of its service account."""
+        return self.identity.service_account
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticator:
+    """Checks the credentials of services.
+
+    Args:
+        tokens: who signs and checks join tokens.
+        trust_domain: of the identities given out, `cluster.local`.
+        clock: the time of day, UTC.
+    """
+
+    tokens: TokenIssuer
+    trust_domain: str
+    clock: Callable[[], datetime]
+
+    def caller(self, metadata: Metadata, auth_context: AuthContext | None = None) -> Caller:
+        """The caller that a gRPC call's metadata, or its connection's client certificate, prove.
+
+        Raises:
+            CredentialError: no credential, or a wrong one; the text says which check failed.
+        """
+        header = bearer_header(metadata)
+        if header is not None:
+            account = self.tokens.verify(bearer_token(header), self.clock())
+            return Caller(SpiffeId(self.trust_domain, account.namespace, account.name))
+        return self._certified(auth_context or {})
+
+    async def grpc_caller(self, context: Any) -> Caller:
+        """The caller of a `grpc.aio` call; a wrong credential ends the call with UNAUTHENTICATED and the reason."""
+        try:
+            return self.caller(context.invocation_metadata() or (), context.auth_context())
+        except CredentialError as error:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+            raise  # never reached: abort raises
+
+    def _certified(self, auth_context: AuthContext) -> Caller:
+        # grpcio has verified the chain against our root before it fills this in.
+        for value in auth_context.get("peer_spiffe_id", ()):
+            return Caller(self._own_identity(value.decode()))
+        raise CredentialError(f"no credential. {_HOW}")
+
+    def _own_identity(self, text: str) -> SpiffeId:
+        try:
+            identity = SpiffeId.parse(text)
+        except MeshError as error:
+            raise CredentialError(f"the client certificate names no service account: {error}. {_HOW}") from error
+        if identity.trust_domain != self.trust_domain:
+            raise CredentialError(
+                f"the client certificate is of trust domain {identity.trust_domain!r}, this one is {self.trust_domain!r}"
+            )
+        return identity
+
+
+@dataclass(frozen=True, slots=True)
+class Administrator:
+    """Checks the credential of the API: the admin token."""
+
+    token: str
+
+    def check(self, header: str | None) -> None:
+        """Return if the `Authorization` header holds the admin token.
+
+        Raises:
+            CredentialError: it is missing or wrong.
+        """
+        if header is None:
+            raise CredentialError("no credential. Send `Authorization: Bearer TOKEN` with the token in admin.token")
+        # In constant time: the answer's delay tells nothing about how many characters were right.
+        if not hmac.compare_digest(bearer_token(header).encode(), self.token.encode()):
+            raise CredentialError("the admin token is wrong. It is in admin.token in the control plane's data folder")
+
+
+def bearer_header(metadata: Metadata) -> str | None:
+    """The `authorization` entry of a call's metadata, or None."""
+    for name, value in metadata:
+        if name.lower() == "authorization":
+            return value if isinstance(value, str) else value.decode("latin-1")
+    return None
+
+
+def bearer_token(header: str) -> str:
+    """The token of an `authorization` header (RFC 6750 2.1; the scheme's name in any case).
+
+    Raises:
+        CredentialError: another scheme, or nothing after it.
+    """
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise CredentialError(f"the authorization header is not of the form `Bearer TOKEN`. {_HOW}")
+    return token.strip()
