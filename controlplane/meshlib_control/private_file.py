@@ -5,6 +5,7 @@ Strategy: create with mode 0600 under another name, then rename. A reader sees t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -35,7 +36,8 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         _write_new(draft, content, mode)
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise SettingsError(
             f"cannot write {path}: {error.strerror}. Choose another folder with --data, or make room"
         ) from error
