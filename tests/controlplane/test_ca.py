@@ -11,9 +11,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
+from meshlib_control.ca import CertificateAuthority, RequestRejected, open_authority
 
 from meshlib.errors import SettingsError
-from meshlib_control.ca import CertificateAuthority, RequestRejected, open_authority
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 REVIEWS = "spiffe://cluster.local/ns/default/sa/bookinfo-reviews"
@@ -220,7 +220,7 @@ def test_a_root_that_is_not_valid_now_is_refused_with_advice(tmp_path, now, word
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     """A file stands where the folder should be."""
     (tmp_path / "data").write_text("")
-    with pytest.raises(SettingsError, match="cannot write .*data"):
+    with pytest.raises(SettingsError, match=r"cannot write .*data"):
         open_authority(tmp_path / "data", NOW)
 
 
