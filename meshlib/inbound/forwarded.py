@@ -27,7 +27,7 @@ def forwarded_client_cert(ours: str, peer: Peer) -> str | None:
 def forged(name: str) -> bool:
     """Whether a header must not reach the application as the client sent it.
 
-    CGI's rule, which WSGI keeps, makes one variable of `x-forwarded-client-cert` and `x_forwarded_client_cert`: both are meant.
+    CGI's rule, which WSGI keeps, makes one variable of `x-forwarded-client-cert` and `x_forwarded_client_cert`: both count.
 
     Args:
         name: in any case.
