@@ -10,7 +10,7 @@ from meshlib.config.model import PeerMode
 from meshlib.facts import Peer
 from meshlib.inbound.admit import Denied, InboundPort, Permit, Wire, admit, admit_connection, wire
 from meshlib.inbound.forwarded import forged, forwarded_client_cert
-from meshlib.inbound.peer import enter, leave, peer
+from meshlib.inbound.sender import enter, leave, peer
 
 PRODUCTPAGE = Peer("spiffe://cluster.local/ns/default/sa/productpage", "10.0.0.7:51234", "ab" * 32)
 STRANGER = Peer("", "10.0.0.8:51234")
