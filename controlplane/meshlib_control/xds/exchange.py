@@ -1,0 +1,109 @@
+"""The words of an xDS stream as plain values: what a client asks, what it is sent, what the operator sees."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Protocol
+
+from meshlib.config.messages import type_url
+from meshlib_control.model import ObjectKey, Resource
+
+CLUSTER = type_url("envoy.config.cluster.v3.Cluster")
+ENDPOINT = type_url("envoy.config.endpoint.v3.ClusterLoadAssignment")
+LISTENER = type_url("envoy.config.listener.v3.Listener")
+ROUTE = type_url("envoy.config.route.v3.RouteConfiguration")
+SECRET = type_url("envoy.extensions.transport_sockets.tls.v3.Secret")
+
+# What a resource refers to goes first (Istio: PushOrder). Types not listed follow in alphabetical order.
+PUSH_ORDER = (CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET)
+
+
+class Variant(Enum):
+    """The two forms of ADS."""
+
+    STATE_OF_THE_WORLD = "state of the world"
+    DELTA = "delta"
+
+
+@dataclass(frozen=True, slots=True)
+class StateRequest:
+    """A DiscoveryRequest. `error` is the text of a NACK; None for an ACK or a first request."""
+
+    type_url: str
+    names: tuple[str, ...] = ()
+    nonce: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaRequest:
+    """A DeltaDiscoveryRequest.
+
+    Args:
+        initial_versions: what a reconnecting client holds already.
+        error: the text of a NACK; None for everything else.
+    """
+
+    type_url: str
+    subscribe: tuple[str, ...] = ()
+    unsubscribe: tuple[str, ...] = ()
+    initial_versions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    nonce: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What goes out. `removed` is for delta only: names that do not exist (any more)."""
+
+    type_url: str
+    nonce: str
+    version: str
+    resources: tuple[Resource, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+class View(Protocol):
+    """The configuration of one moment as one node sees it."""
+
+    @property
+    def revision(self) -> int:
+        """Differs whenever a resource may differ."""
+
+    def resource(self, type_url: str, name: str) -> Resource | None:
+        """A resource; None if it does not exist for this node."""
+
+    def names(self, type_url: str) -> Collection[str]:
+        """What a wildcard subscription of this type means."""
+
+
+class SyncState(Enum):
+    """How far a client is with a type."""
+
+    SYNCED = "SYNCED"
+    STALE = "STALE"  # sent, not answered yet
+    NACK = "NACK"
+    NOT_SENT = "NOT SENT"
+
+
+@dataclass(frozen=True, slots=True)
+class TypeStatus:
+    """A type of one stream, for `ps`.
+
+    Args:
+        resources: how many the client holds.
+        sent, acked: versions of the last response sent and the last one accepted; empty: none yet.
+        error: why the client rejected; `objects` are those the rejected resources were made from.
+    """
+
+    type_url: str
+    state: SyncState
+    resources: int
+    sent: str
+    acked: str
+    error: str = ""
+    rejected: tuple[str, ...] = ()
+    objects: tuple[ObjectKey, ...] = ()

@@ -1,0 +1,327 @@
+"""Who was sent what: the table of one ADS stream, for both variants, without a socket.
+
+Rule 1: a state-of-the-world request with another nonce than the last one sent is stale and ignored: the client repeats its
+        names with the next answer (xDS: "ACK/NACK and resource type instance version").
+Rule 2: a delta request changes subscriptions whatever its nonce says ("subscribing is independent of ACK").
+Rule 3: no names in the first request of LDS or CDS means all of them; of other types, none. After names were given once, no
+        names means none (xDS: "how the client specifies what resources to return").
+Rule 4: what was rejected is not sent again until it changes.
+Rule 5: a cluster that was sent makes its endpoints go out again, or Envoy keeps the cluster warming for 15 s.
+Rule 6: always the latest state is sent, never a queue of states: a slow reader skips what it missed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from meshlib_control.model import ObjectKey, Resource
+
+from .exchange import (
+    CLUSTER,
+    ENDPOINT,
+    LISTENER,
+    PUSH_ORDER,
+    DeltaRequest,
+    Response,
+    StateRequest,
+    SyncState,
+    TypeStatus,
+    Variant,
+    View,
+)
+
+# grpcio closes a stream that brings more than 4 MiB in one message, again after every reconnect.
+RESPONSE_BYTES = 3_500_000
+# Answers still expected; a client that never answers must not make the table grow.
+OPEN_RESPONSES = 32
+
+_WILDCARD = "*"
+_FULL_STATE = frozenset({LISTENER, CLUSTER})
+
+Sources = Mapping[str, tuple[ObjectKey, ...]]
+
+
+@dataclass(slots=True)
+class _Subscription:
+    """One type of a stream.
+
+    Args:
+        names, wildcard: what the client wants; `named`: it gave names at least once (rule 3).
+        sent: name -> version of what it was sent and, as far as we know, holds.
+        told_absent: names it was told do not exist (delta).
+        repeat: names to send even if the version is the same.
+        answer: the client waits for a response, even an empty one.
+        open: nonce -> (response version, name -> source objects) of responses not answered yet.
+    """
+
+    type_url: str
+    names: set[str] = field(default_factory=set)
+    named: bool = False
+    wildcard: bool = False
+    sent: dict[str, str] = field(default_factory=dict)
+    told_absent: set[str] = field(default_factory=set)
+    repeat: set[str] = field(default_factory=set)
+    answer: bool = False
+    revision: int = -1
+    nonce: str = ""
+    version: str = ""
+    acked: str = ""
+    error: str = ""
+    rejected: dict[str, tuple[ObjectKey, ...]] = field(default_factory=dict)
+    open: OrderedDict[str, tuple[str, Sources]] = field(default_factory=OrderedDict)
+
+    def wanted(self, view: View) -> list[str]:
+        return sorted({*self.names, *view.names(self.type_url)} if self.wildcard else self.names)
+
+    def due(self, view: View) -> bool:
+        return self.answer or bool(self.repeat) or self.revision != view.revision
+
+    def subscribe(self, names: Iterable[str]) -> None:
+        wanted = set(names)
+        self.named = self.named or bool(wanted)
+        self.wildcard = self.wildcard or _WILDCARD in wanted
+        self.names |= wanted - {_WILDCARD}
+
+    def unsubscribe(self, names: Iterable[str]) -> None:
+        dropped = set(names)
+        self.wildcard = self.wildcard and _WILDCARD not in dropped
+        self.names -= dropped
+        if not self.wildcard:
+            self.drop(set(self.sent) - self.names)
+        self.told_absent -= dropped
+        self.repeat -= dropped
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Note that the client does not hold these any more."""
+        for name in list(names):
+            self.sent.pop(name, None)
+            self.forget_rejected([name])
+
+    def hold(self, response: Response) -> None:
+        """Note what went out."""
+        touched = {resource.name: resource.sources for resource in response.resources}
+        touched.update((name, ()) for name in response.removed)
+        self.nonce, self.version, self.answer = response.nonce, response.version, False
+        self.open[response.nonce] = (response.version, touched)
+        while len(self.open) > OPEN_RESPONSES:
+            self.open.popitem(last=False)
+
+    def settle(self, nonce: str, error: str | None) -> None:
+        """Note an ACK or a NACK. Answers come in order, so what was sent before is settled too."""
+        while self.open and nonce in self.open:
+            opened, (version, touched) = self.open.popitem(last=False)
+            if opened == nonce:
+                self._judge(version, touched, error)
+
+    def _judge(self, version: str, touched: Sources, error: str | None) -> None:
+        if error is not None:
+            self.error, self.rejected = error, _blamed(touched, error)
+            return
+        self.acked = version
+        # Accepting one resource does not heal another.
+        self.forget_rejected(touched)
+
+    def forget_rejected(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.rejected.pop(name, None)
+        if not self.rejected:
+            self.error = ""
+
+    def status(self) -> TypeStatus:
+        return TypeStatus(
+            type_url=self.type_url,
+            state=self._state(),
+            resources=len(self.sent),
+            sent=self.version,
+            acked=self.acked,
+            error=self.error,
+            rejected=tuple(sorted(self.rejected)),
+            objects=tuple(sorted({key for keys in self.rejected.values() for key in keys})),
+        )
+
+    def _state(self) -> SyncState:
+        if self.error:
+            return SyncState.NACK
+        if self.open:
+            return SyncState.STALE
+        return SyncState.SYNCED if self.nonce else SyncState.NOT_SENT
+
+
+def _blamed(touched: Sources, error: str) -> dict[str, tuple[ObjectKey, ...]]:
+    """The resources of a rejected response that the error text names; all of them if it names none."""
+    named = {name: sources for name, sources in touched.items() if name in error}
+    return named or dict(touched)
+
+
+class Subscriptions:
+    """The table of one stream: what was asked, sent, accepted, rejected.
+
+    `receive` notes what the client says; `next_response` says what to send now, one response at a time, until it says None.
+    """
+
+    def __init__(self, variant: Variant) -> None:
+        self._variant = variant
+        self._types: dict[str, _Subscription] = {}
+        self._count = 0
+
+    def receive(self, request: StateRequest | DeltaRequest) -> None:
+        """Note a request."""
+        first = request.type_url not in self._types
+        subscription = self._types.setdefault(request.type_url, _Subscription(request.type_url))
+        if isinstance(request, StateRequest):
+            _receive_state(subscription, request, first)
+        else:
+            _receive_delta(subscription, request, first)
+
+    def next_response(self, view: View) -> Response | None:
+        """The next response to send for this view, in push order; None if the client is up to date."""
+        for subscription in self._in_push_order():
+            if subscription.due(view) and (response := self._response(subscription, view)):
+                subscription.hold(response)
+                return response
+        return None
+
+    def status(self) -> tuple[TypeStatus, ...]:
+        """A row for each type of the stream, in push order."""
+        return tuple(subscription.status() for subscription in self._in_push_order())
+
+    def _in_push_order(self) -> list[_Subscription]:
+        rank = {url: place for place, url in enumerate(PUSH_ORDER)}
+        return sorted(self._types.values(), key=lambda entry: (rank.get(entry.type_url, len(rank)), entry.type_url))
+
+    def _response(self, subscription: _Subscription, view: View) -> Response | None:
+        update = _update(self._variant, subscription, view)
+        if update.complete:
+            subscription.revision = view.revision
+        if not update:
+            return None
+        self._repeat_endpoints(subscription, update)
+        update.note_in(subscription)
+        self._count += 1
+        return Response(
+            type_url=subscription.type_url,
+            nonce=str(self._count),
+            version=_digest(subscription.sent),
+            resources=update.send,
+            removed=update.removed,
+        )
+
+    def _repeat_endpoints(self, subscription: _Subscription, update: _Update) -> None:
+        endpoints = self._types.get(ENDPOINT)
+        if subscription.type_url == CLUSTER and endpoints is not None:
+            # Our assignments are named as their clusters.
+            endpoints.repeat |= update.changed & endpoints.sent.keys()
+
+
+@dataclass(frozen=True, slots=True)
+class _Update:
+    """What a response will hold.
+
+    Args:
+        send, removed: what goes out.
+        changed: the names among `send` that the client does not hold in this version.
+        gone: names that it holds and that do not exist any more.
+        complete: nothing is left for a further response.
+        answer: it goes out even if it is empty.
+    """
+
+    send: tuple[Resource, ...]
+    changed: frozenset[str]
+    removed: tuple[str, ...]
+    gone: frozenset[str]
+    complete: bool
+    answer: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.send or self.removed or self.answer)
+
+    def note_in(self, subscription: _Subscription) -> None:
+        sent = {resource.name: resource.version for resource in self.send}
+        subscription.drop(self.gone)
+        subscription.sent.update(sent)
+        subscription.repeat -= sent.keys() | set(self.removed)
+        subscription.told_absent -= sent.keys()
+        subscription.told_absent |= set(self.removed)
+
+
+def _update(variant: Variant, subscription: _Subscription, view: View) -> _Update:
+    lookup = ((name, view.resource(subscription.type_url, name)) for name in subscription.wanted(view))
+    found = {name: resource for name, resource in lookup if resource is not None}
+    gone = frozenset(subscription.sent.keys() - found.keys())
+    changed = [
+        resource
+        for name, resource in found.items()
+        if name in subscription.repeat or subscription.sent.get(name) != resource.version
+    ]
+    if variant is Variant.STATE_OF_THE_WORLD and subscription.type_url in _FULL_STATE:
+        needed = bool(changed or gone or subscription.answer)
+        names = frozenset(resource.name for resource in changed)
+        send = tuple(found.values()) if needed else ()
+        return _Update(send, names, (), gone, complete=True, answer=needed)
+    fitting = _fitting(changed)
+    return _Update(
+        send=fitting,
+        changed=frozenset(resource.name for resource in fitting),
+        removed=_removed(subscription, found.keys(), gone) if variant is Variant.DELTA else (),
+        gone=gone,
+        complete=len(fitting) == len(changed),
+        answer=subscription.answer,
+    )
+
+
+def _removed(subscription: _Subscription, found: Collection[str], gone: Collection[str]) -> tuple[str, ...]:
+    never_told = subscription.names - set(found) - subscription.told_absent
+    return tuple(sorted({*gone, *never_told}))
+
+
+def _fitting(resources: list[Resource]) -> tuple[Resource, ...]:
+    """As many of the first resources as one response may hold; at least one."""
+    size, fitting = 0, list[Resource]()
+    for resource in resources:
+        size += len(resource.body) + len(resource.name)
+        if fitting and size > RESPONSE_BYTES:
+            break
+        fitting.append(resource)
+    return tuple(fitting)
+
+
+def _digest(versions: Mapping[str, str]) -> str:
+    """The version of a set of resources: equal sets have equal versions, also after a restart of the control plane."""
+    text = "\n".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _receive_state(subscription: _Subscription, request: StateRequest, first: bool) -> None:
+    if not first and request.nonce != subscription.nonce:
+        return  # stale, rule 1
+    subscription.settle(request.nonce, request.error)
+    before = (subscription.wildcard, frozenset(subscription.names))
+    everything = not request.names and not subscription.named and subscription.type_url in _FULL_STATE
+    subscription.unsubscribe({*subscription.names, _WILDCARD} - set(request.names))
+    subscription.subscribe([_WILDCARD] if everything else request.names)
+    subscription.named = subscription.named and not everything
+    wider = subscription.wildcard > before[0] or bool(subscription.names - before[1])
+    subscription.answer = subscription.answer or first or wider
+
+
+def _receive_delta(subscription: _Subscription, request: DeltaRequest, first: bool) -> None:
+    subscription.settle(request.nonce, request.error)
+    if first:
+        subscription.sent = dict(request.initial_versions)
+        subscription.answer = True
+        if not request.subscribe and subscription.type_url in _FULL_STATE:
+            subscription.subscribe([_WILDCARD])
+    else:
+        # Asked for again means: the client lost it, or never had it.
+        subscription.repeat |= set(request.subscribe) - {_WILDCARD}
+    subscription.told_absent -= set(request.subscribe)
+    subscription.subscribe(request.subscribe)
+    subscription.unsubscribe(request.unsubscribe)
+    if not subscription.wildcard:
+        subscription.drop(subscription.sent.keys() - subscription.names)
+    # A new subscription is due now, not at the next change.
+    if request.subscribe:
+        subscription.revision = -1
