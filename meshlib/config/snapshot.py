@@ -2,7 +2,7 @@
 
 Rule 1: a `Destination` is complete. Every cluster that its routes name is in `clusters`, or the control plane said that it
 does not exist; every assignment that a cluster names likewise. Deciding rooms need no waiting and no None for "later".
-Rule 2: an unchanged destination stays the same object over snapshots, so that what readers derive from it may be kept by identity.
+Rule 2: an unchanged destination stays the same object over snapshots: what readers derive from it may be kept by identity.
 """
 
 from __future__ import annotations
