@@ -110,6 +110,7 @@ class RetryPolicy:
         retries: tries after the first; at least 1.
         per_try_timeout: seconds for each try; None leaves only the route's timeout.
         status_codes: what `retriable-status-codes` means here.
+        retriable_headers: response headers of which one must match for `retriable-headers`.
         backoff_base, backoff_max: seconds; a wait is uniform in [0, min(max, (2^n - 1) * base)].
         avoid_previous_hosts: pick another endpoint than those tried, up to `host_selection_attempts` picks.
     """
@@ -122,6 +123,7 @@ class RetryPolicy:
     backoff_max: float = 0.25
     avoid_previous_hosts: bool = True
     host_selection_attempts: int = 5
+    retriable_headers: tuple[HeaderMatch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,106 @@
+"""Whether a request meets a route's conditions. Envoy's rules (config.route.v3.RouteMatch):
+
+Rule 1: paths are compared without query and fragment; query parameters are compared as written, not percent-decoded.
+Rule 2: a regular expression must match the whole text.
+Rule 3: header values of one name are joined by a comma first; `host` is another name of `:authority`.
+Rule 4: a missing header fails its condition, inverted or not, unless it is compared as the empty string or asked for presence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from meshlib.config.model import HeaderMatch, MatchKind, QueryMatch, RouteMatch, StringMatch
+from meshlib.facts import Request
+
+
+class Message(Protocol):
+    """A request or a response: what has headers."""
+
+    def header(self, name: str) -> str | None:
+        """The value of a header, several joined by a comma; None if absent."""
+
+
+Condition = StringMatch | HeaderMatch | QueryMatch
+
+
+def _regex(condition: StringMatch, text: str) -> bool:
+    assert condition.pattern is not None
+    return condition.pattern.fullmatch(text) is not None
+
+
+_COMPARE: dict[MatchKind, Callable[[StringMatch, str], bool]] = {
+    MatchKind.EXACT: lambda condition, text: text == condition.value,
+    MatchKind.PREFIX: lambda condition, text: text.startswith(condition.value),
+    MatchKind.SUFFIX: lambda condition, text: text.endswith(condition.value),
+    MatchKind.CONTAINS: lambda condition, text: condition.value in text,
+    MatchKind.REGEX: _regex,
+    MatchKind.PRESENT: lambda condition, text: True,
+}
+
+
+def text_matches(condition: StringMatch, text: str) -> bool:
+    """Whether a text meets a condition."""
+    return _COMPARE[condition.kind](condition, text.lower() if condition.ignore_case else text)
+
+
+def header_matches(condition: HeaderMatch, message: Message) -> bool:
+    """Whether a header meets a condition (rules 3 and 4)."""
+    value = message.header(":authority" if condition.name == "host" else condition.name)
+    if condition.match.kind is MatchKind.PRESENT:
+        return (value is not None or condition.missing_as_empty) != condition.invert
+    if value is None:
+        if not condition.missing_as_empty:
+            return False
+        value = ""
+    return text_matches(condition.match, value) != condition.invert
+
+
+def bare_path(path: str) -> str:
+    """The path without its query and fragment."""
+    return path.partition("?")[0].partition("#")[0]
+
+
+def query_parameters(path: str) -> dict[str, str]:
+    """The query's parameters as written; of several with one name the first; one without `=` has the empty value."""
+    found: dict[str, str] = {}
+    for part in path.partition("?")[2].split("&"):
+        name, _, value = part.partition("=")
+        found.setdefault(name, value)
+    return found
+
+
+def query_matches(condition: QueryMatch, parameters: dict[str, str]) -> bool:
+    """Whether a query parameter is there and meets a condition."""
+    value = parameters.get(condition.name)
+    return value is not None and text_matches(condition.match, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request with what all routes ask of it taken out once."""
+
+    request: Request
+    path: str
+
+    @classmethod
+    def of(cls, request: Request) -> Asked:
+        """The request, prepared for matching."""
+        return cls(request, bare_path(request.path))
+
+
+def unmet(match: RouteMatch, asked: Asked) -> Condition | None:
+    """The first condition that the request does not meet; None: it meets all, so the route is the one."""
+    if not text_matches(match.path, asked.path):
+        return match.path
+    for condition in match.headers:
+        if not header_matches(condition, asked.request):
+            return condition
+    return _unmet_query(match.query, asked.request) if match.query else None
+
+
+def _unmet_query(conditions: tuple[QueryMatch, ...], request: Request) -> QueryMatch | None:
+    parameters = query_parameters(request.path)
+    return next((condition for condition in conditions if not query_matches(condition, parameters)), None)
