@@ -26,7 +26,9 @@ def networking() -> Path:
 @pytest.fixture(scope="session")
 def running_bookinfo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, str]]:
     """A control plane and six services, and where the page is."""
-    cluster = Cluster(tmp_path_factory.mktemp("bookinfo"))
+    folder = tmp_path_factory.mktemp("bookinfo")
+    cluster = Cluster(folder)
+    cluster.env |= {"SPANS": str(folder / "spans"), "PYTHONPATH": str(Path(__file__).parent / "programs" / "otel")}
     port = free_port()
     try:
         cluster.start_control_plane()
