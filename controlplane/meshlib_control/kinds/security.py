@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -60,7 +60,7 @@ class JwtRule(Spec, frozen=True):
     output_claim_to_headers: tuple[ClaimToHeader, ...] = ()
     timeout: Duration | None = None
     space_delimited_claims: Annotated[tuple[NonEmpty, ...], Meta(max_length=64)] = ()
-    presence: Literal["UNSPECIFIED", "OPTIONAL", "REQUIRED"] = "UNSPECIFIED"
+    presence: Literal["OPTIONAL", "REQUIRED"] = "OPTIONAL"
 
 
 class RequestAuthentication(Spec, frozen=True):
@@ -140,8 +140,6 @@ class ExtensionProvider(Spec, frozen=True):
 
 class AuthorizationPolicy(Spec, frozen=True):
     """Who may do what. An absent `rules` matches nothing, and so does an empty list."""
-
-    one_of: ClassVar = ()
 
     selector: LabelSelector | None = None
     target_ref: TargetReference | None = None
