@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Collection
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from meshlib.errors import SettingsError
 from meshlib.facts import Headers
@@ -32,8 +33,7 @@ _TRACESTATE = re.compile(r"[ -~]{1,512}")
 _BAGGAGE = re.compile(r"[\t -~]{1,8192}")  # W3C Baggage 3.3.2: 8192 bytes must travel; more may be dropped
 
 
-@dataclass(frozen=True, slots=True)
-class RequestContext:
+class RequestContext(NamedTuple):
     """One request's belonging: to a user's click, to a trace.
 
     Args:

@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextvars import Token
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshlib.errors import UpstreamError
@@ -62,7 +61,7 @@ class Telemetry:
 
     def identify(self, principal: str) -> None:
         """Name our SPIFFE id; called when a certificate arrives."""
-        self.local = replace(self.local, principal=principal)
+        self.local = self.local._replace(principal=principal)
         self.mesh_headers = (peer_header(self.local),)
 
     def add_listener(self, listener: Listener) -> None:
@@ -232,7 +231,7 @@ class OutboundRecord(_Record):
             bytes_received=bytes_received,
             transport_failure=seen.detail if error.flag == "UF" else "",
         )
-        return event if endpoint else replace(event, endpoint=seen.endpoint)
+        return event if endpoint else event._replace(endpoint=seen.endpoint)
 
     def abandoned(self, *, status: int = 0, cluster: str = "", endpoint: UpstreamEndpoint | None = None) -> RequestEvent:
         """The event of a request whose sender did not wait for the end: cancelled, or its own time-out."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from meshlib.facts import Headers
 
@@ -27,8 +26,7 @@ _NO_SPAN = "0" * 16
 _SAMPLED = {"1": True, "true": True, "d": True, "0": False, "false": False}
 
 
-@dataclass(frozen=True, slots=True)
-class TraceParent:
+class TraceParent(NamedTuple):
     """What the caller said about the trace.
 
     Args:
@@ -48,7 +46,7 @@ def parse(found: Mapping[str, str]) -> TraceParent | None:
     Args:
         found: the request's headers among TRACE_HEADERS, equal names joined by commas.
     """
-    b3 = _b3_single(found.get("b3")) or _b3_multi(found)
+    b3 = None if found.keys().isdisjoint(B3_HEADERS) else _b3_single(found.get("b3")) or _b3_multi(found)
     w3c = _w3c(found.get("traceparent"), b3.b3 if b3 else "")
     return w3c or b3
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 import sys
 from contextvars import Token
-from dataclasses import replace
 from typing import Final
 
 from opentelemetry import context as otel
@@ -149,8 +148,7 @@ def _remote(context: RequestContext) -> SpanContext:
 
 
 def _following(context: RequestContext, span: SpanContext) -> RequestContext:
-    return replace(
-        context,
+    return context._replace(
         trace_id=f"{span.trace_id:032x}",
         span_id=f"{span.span_id:016x}",
         sampled=span.trace_flags.sampled,
