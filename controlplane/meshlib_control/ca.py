@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from meshlib.errors import MeshError, SettingsError
+from meshlib.errors import MeshError
 
+from .errors import CannotStart
 from .private_file import read_private, replace_file, write_private
 
 KEY_FILE = "root-key.pem"
@@ -135,7 +136,7 @@ def open_authority(folder: Path, now: datetime, organization: str = "cluster.loc
         organization: the trust domain, for people who look at the root certificate.
 
     Raises:
-        SettingsError: the key can be read by others, one of the two files is missing or broken, they do not belong together,
+        CannotStart: the key can be read by others, one of the two files is missing or broken, they do not belong together,
             or the root is not valid now.
     """
     key_file, certificate_file = folder / KEY_FILE, folder / CERTIFICATE_FILE
@@ -182,9 +183,9 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SettingsError(f"{path} holds no usable private key ({error}). Restore it from a backup") from error
+        raise CannotStart(f"{path} holds no usable private key ({error})", "restore it from a backup") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise SettingsError(f"{path} must hold an elliptic curve key, not {type(key).__name__}")
+        raise CannotStart(f"{path} must hold an elliptic curve key, not {type(key).__name__}", "restore it from a backup")
     return key
 
 
@@ -192,27 +193,28 @@ def _load_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except OSError as error:
-        raise SettingsError(f"cannot read {path}: {error.strerror}. Restore it from a backup") from error
+        raise CannotStart(f"cannot read {path}: {error.strerror}", "restore it from a backup") from error
     except ValueError as error:
-        raise SettingsError(f"{path} holds no certificate ({error}). Restore it from a backup") from error
+        raise CannotStart(f"{path} holds no certificate ({error})", "restore it from a backup") from error
 
 
 def _judge(authority: CertificateAuthority, folder: Path, now: datetime) -> None:
     certificate = authority.certificate
     if certificate.public_key() != authority.key.public_key():
-        raise SettingsError(
-            f"{KEY_FILE} and {CERTIFICATE_FILE} in {folder} do not belong together. Restore both from one backup, "
-            "or remove both: a new root is made and every service must get the new root certificate"
+        raise CannotStart(
+            f"{KEY_FILE} and {CERTIFICATE_FILE} in {folder} do not belong together",
+            "restore both from one backup; or remove both to make a new root, and give its certificate to every service",
         )
     if now < certificate.not_valid_before_utc:
-        raise SettingsError(
+        raise CannotStart(
             f"the root certificate in {folder} is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on, "
-            f"and this machine says it is {now:%Y-%m-%d %H:%M} UTC. Set the clock"
+            f"and this machine says it is {now:%Y-%m-%d %H:%M} UTC",
+            "set the clock",
         )
     if now >= certificate.not_valid_after_utc:
-        raise SettingsError(
-            f"the root certificate in {folder} ended at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC. Remove "
-            f"{KEY_FILE} and {CERTIFICATE_FILE} to make a new root, and give its certificate to every service"
+        raise CannotStart(
+            f"the root certificate in {folder} ended at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC",
+            f"remove {KEY_FILE} and {CERTIFICATE_FILE} to make a new root, and give its certificate to every service",
         )
 
 

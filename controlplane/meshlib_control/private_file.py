@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from meshlib.errors import SettingsError
+from .errors import CannotStart
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -19,7 +19,7 @@ def write_private(path: Path, content: bytes) -> None:
     """Write a file that its owner alone may read (mode 0600).
 
     Raises:
-        SettingsError: the folder cannot be written, the disk is full.
+        CannotStart: the folder cannot be written, the disk is full.
     """
     replace_file(path, content, mode=0o600)
 
@@ -28,7 +28,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Put `content` at `path` in one step; a crash leaves the old file whole.
 
     Raises:
-        SettingsError: the folder cannot be written, the disk is full.
+        CannotStart: the folder cannot be written, the disk is full.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -38,8 +38,8 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink()
-        raise SettingsError(
-            f"cannot write {path}: {error.strerror}. Choose another folder with --data, or make room"
+        raise CannotStart(
+            f"cannot write {path}: {error.strerror}", "make room, or choose another folder: --data DIR"
         ) from error
 
 
@@ -56,16 +56,16 @@ def read_private(path: Path) -> bytes:
     """The content of a secret file.
 
     Raises:
-        SettingsError: it is missing, or others may read or write it: then it may be known to them already.
+        CannotStart: it is missing, or others may read or write it: then it may be known to them already.
     """
     try:
         mode = path.stat().st_mode
         content = path.read_bytes()
     except OSError as error:
-        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+        raise CannotStart(f"cannot read {path}: {error.strerror}", f"ls -l {path.parent}") from error
     if mode & _OTHERS:
-        raise SettingsError(
-            f"{path} can be read by other users (mode {stat.S_IMODE(mode):04o}), so its secret may be known to them. "
-            f"If that cannot be: chmod 600 {path}. Otherwise remove it, and a new one is made at the next start"
+        raise CannotStart(
+            f"{path} can be read by other users (mode {stat.S_IMODE(mode):04o}), so its secret may be known to them",
+            f"chmod 600 {path}  if nobody can have read it; otherwise remove it, and a new one is made at the next start",
         )
     return content

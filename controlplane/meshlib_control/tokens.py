@@ -23,6 +23,7 @@ from joserfc.jwk import ECKey
 
 from meshlib.errors import CredentialError, SettingsError
 
+from .errors import CannotStart
 from .private_file import read_private, write_private
 
 ISSUER = "meshlib"
@@ -132,7 +133,7 @@ def open_issuer(folder: Path) -> TokenIssuer:
     """The issuer whose key is kept in a folder (`token-key.pem`, mode 0600); made there on the first start.
 
     Raises:
-        SettingsError: the key can be read by others or is broken.
+        CannotStart: the key can be read by others or is broken.
     """
     path = folder / KEY_FILE
     if not path.exists():
@@ -140,8 +141,8 @@ def open_issuer(folder: Path) -> TokenIssuer:
     try:
         return TokenIssuer(ECKey.import_key(read_private(path)))
     except (JoseError, ValueError) as error:
-        raise SettingsError(
-            f"{path} holds no usable key ({error}). Remove it: a new one is made, and tokens given out before become invalid"
+        raise CannotStart(
+            f"{path} holds no usable key ({error})", "remove it: a new one is made, and tokens given out before become invalid"
         ) from error
 
 
@@ -149,14 +150,14 @@ def open_admin_token(folder: Path) -> str:
     """The token that commands use against the API, kept in `admin.token` (mode 0600); made on the first start.
 
     Raises:
-        SettingsError: the file can be read by others or is empty.
+        CannotStart: the file can be read by others or is empty.
     """
     path = folder / ADMIN_FILE
     if not path.exists():
         write_private(path, secrets.token_urlsafe(32).encode() + b"\n")
     token = read_private(path).decode(errors="replace").strip()
     if not token:
-        raise SettingsError(f"{path} is empty. Remove it, and a new one is made at the next start")
+        raise CannotStart(f"{path} is empty", "remove it, and a new one is made at the next start")
     return token
 
 

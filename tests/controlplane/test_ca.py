@@ -209,7 +209,7 @@ def test_a_key_of_another_root_is_refused(tmp_path):
         open_authority(tmp_path / "a", NOW)
 
 
-@pytest.mark.parametrize(("now", "words"), [(NOW - DAY, "Set the clock"), (NOW + timedelta(days=4000), "Remove root-key.pem")])
+@pytest.mark.parametrize(("now", "words"), [(NOW - DAY, "set the clock"), (NOW + timedelta(days=4000), "remove root-key.pem")])
 def test_a_root_that_is_not_valid_now_is_refused_with_advice(tmp_path, now, words):
     """A wrong clock and an old root need different answers."""
     open_authority(tmp_path, NOW)

@@ -1,0 +1,95 @@
+"""Who is calling: credentials that count, and those that do not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from meshlib_control.authn import Administrator, Authenticator
+from meshlib_control.tokens import TokenExpired, TokenIssuer, open_issuer
+
+from meshlib.errors import CredentialError
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def issuer(tmp_path: Path) -> TokenIssuer:
+    return open_issuer(tmp_path)
+
+
+@pytest.fixture
+def authenticator(issuer: TokenIssuer) -> Authenticator:
+    return Authenticator(issuer, "cluster.local", lambda: NOW)
+
+
+def bearer(token: str) -> list[tuple[str, str | bytes]]:
+    return [("user-agent", "grpc-python"), ("authorization", f"Bearer {token}")]
+
+
+def test_a_token_makes_a_spiffe_id(authenticator, issuer):
+    """Trust domain from us, namespace and account from the token."""
+    caller = authenticator.caller(bearer(issuer.create("shop", "reviews", NOW)))
+    assert caller.spiffe_id == "spiffe://cluster.local/ns/shop/sa/reviews"
+    assert (caller.namespace, caller.service_account) == ("shop", "reviews")
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_schemes_case_does_not_matter(authenticator, issuer, scheme):
+    """RFC 9110 11.1."""
+    token = issuer.create("shop", "reviews", NOW)
+    assert authenticator.caller([("Authorization", f"{scheme} {token}")]).namespace == "shop"
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic YTpi", "token"])
+def test_another_form_of_header_is_refused(authenticator, header):
+    """The answer shows the right form."""
+    with pytest.raises(CredentialError, match="Bearer TOKEN"):
+        authenticator.caller([("authorization", header)])
+
+
+def test_no_credential_is_refused_with_the_command_that_makes_one(authenticator):
+    """Neither header nor certificate."""
+    with pytest.raises(CredentialError, match="meshlib token create"):
+        authenticator.caller([], {})
+
+
+def test_an_expired_token_says_so(issuer):
+    """The token's own error passes through."""
+    later = Authenticator(issuer, "cluster.local", lambda: NOW + timedelta(days=2))
+    with pytest.raises(TokenExpired, match="expired at"):
+        later.caller(bearer(issuer.create("shop", "reviews", NOW)))
+
+
+def test_a_client_certificate_of_ours_counts(authenticator):
+    """grpcio has verified the chain and names the SPIFFE id."""
+    context = {"transport_security_type": [b"ssl"], "peer_spiffe_id": [b"spiffe://cluster.local/ns/shop/sa/reviews"]}
+    assert authenticator.caller([], context).service_account == "reviews"
+
+
+@pytest.mark.parametrize(
+    "identity", [b"spiffe://elsewhere/ns/shop/sa/reviews", b"spiffe://cluster.local/agent", b"https://cluster.local/ns/a/sa/b"]
+)
+def test_a_certificate_for_another_mesh_or_form_is_refused(authenticator, identity):
+    """Same root, other name: not a service account of this mesh."""
+    with pytest.raises(CredentialError):
+        authenticator.caller([], {"peer_spiffe_id": [identity]})
+
+
+def test_a_wrong_token_is_not_rescued_by_a_certificate(authenticator):
+    """Who shows a token is judged by it."""
+    with pytest.raises(CredentialError):
+        authenticator.caller(bearer("nonsense"), {"peer_spiffe_id": [b"spiffe://cluster.local/ns/shop/sa/reviews"]})
+
+
+def test_the_admin_token_opens_the_api():
+    """And nothing is answered: check returns."""
+    assert Administrator("secret").check("Bearer secret") is None
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer secre", "Bearer secret2", "Bearer sécret", "Basic secret"])
+def test_anything_else_does_not_open_the_api(header):
+    """The text says where the token is, or which form the header has."""
+    with pytest.raises(CredentialError, match=r"admin\.token|Bearer TOKEN"):
+        Administrator("secret").check(header)
