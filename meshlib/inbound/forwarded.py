@@ -7,6 +7,7 @@ header is set from the connection's own certificate if there is one.
 from __future__ import annotations
 
 from meshlib.facts import Peer
+from meshlib.telemetry.records import REMOVED_HEADERS
 
 HEADER = "x-forwarded-client-cert"
 
@@ -25,11 +26,23 @@ def forwarded_client_cert(ours: str, peer: Peer) -> str | None:
 
 
 def forged(name: str) -> bool:
-    """Whether a header must not reach the application as the client sent it.
+    """Whether a header says what only the mesh may say, and so is not believed from a client.
 
     CGI's rule, which WSGI keeps, makes one variable of `x-forwarded-client-cert` and `x_forwarded_client_cert`: both count.
 
     Args:
         name: in any case.
     """
-    return name.replace("_", "-").lower() == HEADER
+    return _plain(name) == HEADER
+
+
+def withheld(name: str) -> bool:
+    """Whether a header must not reach the application as the client sent it: forged, or meant for the mesh only."""
+    return _plain(name) in _WITHHELD
+
+
+_WITHHELD = frozenset({HEADER, *REMOVED_HEADERS})
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "-").lower()

@@ -1,0 +1,71 @@
+"""ASGI's scope to meshlib's facts and back; nothing here waits or remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from meshlib.facts import Headers, Peer, Request
+from meshlib.inbound.forwarded import HEADER, forged, withheld
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PEER = "meshlib.peer"  # scope["extensions"]: facts.Peer, put there by MeshProtocol
+GONE = "meshlib.gone"  # scope["extensions"]: () -> bool, whether the connection is lost; put there by MeshProtocol
+
+
+def request_of(scope: Scope) -> Request:
+    """The request as policy sees it, without what a client may not say about itself."""
+    headers, authority = _text(scope["headers"])
+    scheme = "https" if scope.get("scheme") in ("https", "wss") else "http"
+    return Request(scope.get("method", "GET"), scheme, authority, _path(scope), headers)
+
+
+def _text(raw: list[tuple[bytes, bytes]]) -> tuple[Headers, str]:
+    headers: list[tuple[str, str]] = []
+    authority = ""
+    for raw_name, raw_value in raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        if name == "host":
+            authority = value
+        elif not forged(name):
+            headers.append((name, value))
+    return tuple(headers), authority
+
+
+def _path(scope: Scope) -> str:
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    query: bytes = scope.get("query_string", b"")
+    return (raw + b"?" + query if query else raw).decode("latin-1")
+
+
+def peer_of(scope: Scope) -> Peer:
+    """Who sent it: as MeshProtocol proved it, else an address only."""
+    proved = scope.get("extensions", {}).get(PEER)
+    if isinstance(proved, Peer):
+        return proved
+    return Peer(address=address(scope.get("client")))
+
+
+def address(pair: Any) -> str:
+    """`host:port` of an ASGI address, empty if there is none."""
+    return f"{pair[0]}:{pair[1]}" if pair else ""
+
+
+def admitted(scope: Scope, certificate: str | None, request_id: str) -> Scope:
+    """The scope that the application sees.
+
+    Args:
+        certificate: the value of x-forwarded-client-cert, None for no such header.
+        request_id: added as x-request-id if the client sent none, as Envoy does.
+    """
+    headers = [(name, value) for name, value in scope["headers"] if not withheld(name.decode("latin-1"))]
+    if certificate is not None:
+        headers.append((HEADER.encode(), certificate.encode("latin-1")))
+    if request_id and not any(name.lower() == b"x-request-id" for name, _ in headers):
+        headers.append((b"x-request-id", request_id.encode("latin-1")))
+    return {**scope, "headers": headers}

@@ -1,0 +1,95 @@
+"""WSGI's environ to meshlib's facts and back; nothing here waits or remembers."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import quote
+
+from meshlib.facts import Headers, Peer, Request
+from meshlib.inbound.forwarded import HEADER, forged, withheld
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Callable[[bytes], object]]
+App = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+PEER = "meshlib.peer"  # in the environ, and on TLS sockets: facts.Peer
+SEEN = "meshlib.seen"  # in the environ or an ASGI scope: a middleware of ours has this request
+_SOCKETS = ("gunicorn.socket", "werkzeug.socket")
+_UNPREFIXED = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
+
+
+def request_of(environ: Environ) -> Request:
+    """The request as policy sees it, without what a client may not say about itself."""
+    scheme = environ.get("wsgi.url_scheme", "http")
+    authority = environ.get("HTTP_HOST") or f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}"
+    return Request(environ["REQUEST_METHOD"], scheme, authority, _path(environ), _headers(environ))
+
+
+def _headers(environ: Environ) -> Headers:
+    named = ((_name(key), value) for key, value in environ.items() if isinstance(value, str))
+    return tuple((name, value) for name, value in named if name and name != "host" and not forged(name))
+
+
+def _name(key: str) -> str:
+    if key.startswith("HTTP_"):
+        return key[5:].replace("_", "-").lower()
+    return _UNPREFIXED.get(key, "")
+
+
+def _path(environ: Environ) -> str:
+    raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    if raw and raw.startswith("/"):
+        return str(raw)
+    path = quote(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), safe="/%:@!$&'()*+,;=~", encoding="latin-1")
+    query = environ.get("QUERY_STRING", "")
+    return f"{path}?{query}" if query else path
+
+
+def peer_of(environ: Environ) -> Peer:
+    """Who sent it: as the TLS socket under gunicorn or werkzeug proved it, or MeshProtocol under a2wsgi; else an address."""
+    proved = [proved_peer(environ[key]) for key in _SOCKETS if key in environ]
+    proved.append(environ.get("asgi.scope", {}).get("extensions", {}).get(PEER))
+    return next((peer for peer in proved if isinstance(peer, Peer)), None) or Peer(address=_address(environ))
+
+
+def prove(connection: ssl.SSLSocket, peer: Peer) -> None:
+    """Note on a TLS socket of the mesh whom its handshake proved. A server's own TLS gets no such note and proves nobody."""
+    connection.__dict__[PEER] = peer
+
+
+def proved_peer(connection: object) -> Peer | None:
+    """The peer that `prove` noted, None for any other socket."""
+    return getattr(connection, "__dict__", {}).get(PEER)
+
+
+def seen(environ: Environ) -> bool:
+    """Whether an outer middleware, of WSGI or of ASGI, has this request already."""
+    return SEEN in environ or SEEN in environ.get("asgi.scope", {})
+
+
+def _address(environ: Environ) -> str:
+    host, port = environ.get("REMOTE_ADDR", ""), environ.get("REMOTE_PORT", "")
+    return f"{host}:{port}" if port else str(host)
+
+
+def local_address(environ: Environ) -> str:
+    """`host:port` the request came in at, as far as the server says it."""
+    return f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}"
+
+
+def admit_into(environ: Environ, peer: Peer, certificate: str | None, request_id: str) -> None:
+    """Make the environ what the application may see; servers expect it to be changed in place.
+
+    Args:
+        certificate: the value of x-forwarded-client-cert, None for no such header.
+        request_id: added as x-request-id if the client sent none, as Envoy does.
+    """
+    for key in [key for key in environ if key.startswith("HTTP_") and withheld(key[5:])]:
+        del environ[key]
+    if certificate is not None:
+        environ["HTTP_" + HEADER.upper().replace("-", "_")] = certificate
+    if request_id:
+        environ.setdefault("HTTP_X_REQUEST_ID", request_id)
+    environ[PEER] = peer
