@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING
 
 from meshlib.errors import UpstreamError
 from meshlib.facts import Headers, Peer, Request
+from meshlib.telemetry.accesslog import AccessLog
 from meshlib.telemetry.context import Propagation, RequestContext, enter, extract, inject, leave, outgoing
 from meshlib.telemetry.details import VIA_UPSTREAM, details
 from meshlib.telemetry.events import Listener, Reporter, RequestEvent, Workload
+from meshlib.telemetry.metrics import RequestMetrics
 from meshlib.telemetry.workloads import PEER_HEADER, UpstreamEndpoint, peer_header, peer_workload, upstream_workload
 
 if TYPE_CHECKING:
@@ -41,7 +43,14 @@ class Telemetry:
     Args:
         local: this process as one side of a request, see `workloads.local_workload`.
         propagation: what travels on, and how many traces begin here.
+        access_log: `off`, `text` or `json`.
         monotonic, now: seconds; for durations and for the access log.
+
+    Attributes:
+        metrics: counts of every request told so far.
+
+    Raises:
+        SettingsError: `access_log` is something else.
     """
 
     def __init__(
@@ -49,6 +58,7 @@ class Telemetry:
         local: Workload,
         propagation: Propagation | None = None,
         *,
+        access_log: str = "off",
         monotonic: Callable[[], float] = time.perf_counter,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -57,7 +67,10 @@ class Telemetry:
         self.monotonic = monotonic
         self.now = now
         self.mesh_headers: Headers = (peer_header(local),)
-        self._listeners: tuple[Listener, ...] = ()
+        self.metrics = RequestMetrics()
+        self._listeners: tuple[Listener, ...] = (self.metrics,)
+        if access_log != "off":
+            self.add_listener(AccessLog(access_log))
 
     def identify(self, principal: str) -> None:
         """Name our SPIFFE id; called when a certificate arrives."""
