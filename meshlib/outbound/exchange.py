@@ -1,7 +1,7 @@
 """The way of a request out, in one place: route, fault, balance, send, retry.
 
 `exchange` is a generator without I/O. A driver carries it out: it waits for a `Pause` and answers None, it sends a `Send`
-and answers with the head of the response or a `Failure`, and gets a `Deliver` or a `LocalReply` as the generator's return value.
+and answers with the head of the response or a `Failure`; a `Deliver` or a `LocalReply` is the return value of the generator.
 
     driver = exchange(destination, request, balancers, monotonic, random)
     step = next(driver)          # StopIteration.value: Deliver | LocalReply

@@ -1,0 +1,66 @@
+"""What a certificate says about its holder. With `csr`, the only place that knows certificates.
+
+Rule 1: an identity is a URI subject alternative name of the scheme `spiffe`, and there is at most one (X.509-SVID 2).
+Rule 2: nothing here checks signatures: TLS has done so before a certificate arrives here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from meshlib.errors import IdentityError
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """The facts of a leaf certificate.
+
+    Args:
+        spiffe_id: URI SAN; empty if the certificate has none.
+        not_before, not_after: seconds since the epoch.
+        fingerprint: SHA-256 of the DER, lower-case hex.
+    """
+
+    spiffe_id: str
+    not_before: float
+    not_after: float
+    fingerprint: str
+
+
+def leaf_from_der(der: bytes) -> Leaf:
+    """The facts of a certificate. Raises IdentityError if it cannot be read or names more than one SPIFFE id."""
+    try:
+        return _facts(x509.load_der_x509_certificate(der))
+    except ValueError as error:
+        raise IdentityError(f"the certificate cannot be read: {error}") from error
+
+
+def leaf_from_pem(pem: str) -> Leaf:
+    """The facts of the first certificate of a PEM text. Raises IdentityError as `leaf_from_der` does."""
+    try:
+        return _facts(x509.load_pem_x509_certificate(pem.encode()))
+    except ValueError as error:
+        raise IdentityError(f"the certificate cannot be read: {error}") from error
+
+
+def _facts(certificate: x509.Certificate) -> Leaf:
+    return Leaf(
+        _spiffe_id(certificate),
+        certificate.not_valid_before_utc.timestamp(),
+        certificate.not_valid_after_utc.timestamp(),
+        certificate.fingerprint(hashes.SHA256()).hex(),
+    )
+
+
+def _spiffe_id(certificate: x509.Certificate) -> str:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ""
+    ids = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith("spiffe://")]
+    if len(ids) > 1:
+        raise IdentityError(f"the certificate names {len(ids)} SPIFFE ids ({', '.join(ids)}); one is allowed")
+    return ids[0] if ids else ""

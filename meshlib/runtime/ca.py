@@ -1,0 +1,174 @@
+"""Certificates from the control plane: a signing request out, a chain back, again at half of each certificate's life.
+
+Rule 1: the credential decides who we become; the request carries a key only.
+Rule 2: a refusal names its reason and the next thing to do; while the control plane is away the old certificate serves on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from meshlib.config.messages import message
+from meshlib.errors import ControlPlaneError, CredentialError, IdentityError, MeshError
+from meshlib.identity.csr import new_request
+from meshlib.identity.rotation import explain, renew_at
+from meshlib.runtime.certificates import Certificates, Identity, identity_of
+
+if TYPE_CHECKING:
+    import grpc
+
+METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
+
+FIRST_WAIT, LONGEST_WAIT = 0.2, 30.0
+"""Seconds: the back-off after a failed request doubles from the first to the longest."""
+
+
+class CertificateAuthority:
+    """The control plane's CA.
+
+    Args:
+        target: `host:port` of the control plane.
+        root_cert: gives the PEM that proves the control plane; None leaves the system's roots.
+        credential: gives the bearer token; an empty one is sent as none. Both are asked anew for each request.
+        wall: seconds since the epoch.
+    """
+
+    def __init__(
+        self, target: str, root_cert: Callable[[], bytes | None], credential: Callable[[], str], wall: Callable[[], float]
+    ) -> None:
+        self._target = target
+        self._root_cert = root_cert
+        self._credential = credential
+        self._wall = wall
+
+    def issue(self, lifetime: float, timeout: float = 10.0) -> Identity:
+        """A new key with a certificate for it.
+
+        Args:
+            lifetime: seconds to ask for; the CA may give less.
+            timeout: seconds for the whole request.
+
+        Raises:
+            CredentialError: the token is missing, wrong or expired.
+            ControlPlaneError: it cannot be reached, does not prove itself, or failed.
+            IdentityError: the answer cannot be used, by this machine's clock for example.
+        """
+        request = new_request()
+        identity = identity_of(self._sign(request.pem, lifetime, timeout), request.key_pem)
+        problem = explain(self._wall(), identity.leaf.not_before, identity.leaf.not_after)
+        if problem:
+            raise IdentityError(
+                f"the certificate that {self._target} just issued cannot be used: {problem}. "
+                "Set the clock of this machine, or of the control plane's"
+            )
+        return identity
+
+    def _sign(self, csr: str, lifetime: float, timeout: float) -> list[str]:
+        import grpc  # here, not above: a gRPC library that is loaded before a fork has threads in the wrong process
+
+        token = self._credential()
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        question = message("istio.v1.auth.IstioCertificateRequest")(csr=csr, validity_duration=round(lifetime))
+        try:
+            with self._method(grpc) as call:
+                return list(call(question, timeout=timeout, metadata=metadata).cert_chain)
+        except grpc.RpcError as error:
+            raise _translated(error, self._target, has_token=bool(token)) from error
+
+    @contextlib.contextmanager
+    def _method(self, grpc: Any) -> Iterator[Callable[..., Any]]:
+        # A channel per request: one is made about twice a day, and none is left over for a fork to inherit.
+        with grpc.secure_channel(self._target, grpc.ssl_channel_credentials(self._root_cert())) as channel:
+            answer = message("istio.v1.auth.IstioCertificateResponse")
+            yield channel.unary_unary(METHOD, lambda request: request.SerializeToString(), answer.FromString)
+
+
+def _translated(error: grpc.RpcError, target: str, *, has_token: bool) -> MeshError:
+    status, detail = error.code().name, error.details() or ""
+    if status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        why = f"the control plane at {target} refused the token: {detail}" if has_token else "no token is set"
+        return CredentialError(
+            f"{why}. Make one with `meshlib token create --service-account NAME` "
+            "and set MESHLIB_TOKEN, or MESHLIB_TOKEN_FILE to a file that holds it"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in detail:
+        return ControlPlaneError(
+            f"{target} does not prove to be the control plane: {detail}. Set MESHLIB_ROOT_CERT to its root-cert.pem; "
+            "if the certificate is not yet valid or has expired, compare the clocks of both machines"
+        )
+    if status in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+        return ControlPlaneError(
+            f"the control plane at {target} cannot be reached: {detail}. Start it with `meshlib controlplane`, "
+            "or set MESHLIB_CONTROL_PLANE to where it is"
+        )
+    return ControlPlaneError(f"the CA at {target} failed: {status}: {detail}")
+
+
+class Renewal:
+    """Keeps `certificates` fresh. The owner's thread calls `step` and sleeps for what it returns.
+
+    Args:
+        lifetime: seconds to ask for.
+        wall: seconds since the epoch.
+        dice: uniform in [0.0, 1.0): spreads renewals and back-off.
+    """
+
+    def __init__(
+        self,
+        authority: CertificateAuthority,
+        certificates: Certificates,
+        lifetime: float,
+        wall: Callable[[], float],
+        dice: Callable[[], float],
+    ) -> None:
+        self._authority = authority
+        self._certificates = certificates
+        self._lifetime = lifetime
+        self._wall = wall
+        self._dice = dice
+        self._failures = 0
+        self._due = 0.0
+        self.problem: MeshError | None = None
+        """Why the last request failed; None: it did not."""
+
+    def step(self) -> float:
+        """Ask for a certificate if one is due. Returns the seconds after which to call again; never raises a MeshError."""
+        left = self._left()
+        if left > 0:
+            return min(left, LONGEST_WAIT)
+        try:
+            identity = self._authority.issue(self._lifetime)
+            self._certificates.install(identity)
+        except MeshError as error:
+            self.problem = self._told(error)
+            return self._back_off()
+        self.problem, self._failures = None, 0
+        due = renew_at(identity.leaf.not_before, identity.leaf.not_after, 2 * self._dice() - 1)
+        self._due = max(due, self._wall() + FIRST_WAIT)
+        return min(self._left(), LONGEST_WAIT)
+
+    def _left(self) -> float:
+        """Seconds until a request is due. Clocks jump and machines sleep: what cannot be true any more is due now."""
+        left = self._due - self._wall()
+        if self._failures:
+            return left if left <= LONGEST_WAIT else 0.0
+        return 0.0 if self._certificates.problem() else left
+
+    def _told(self, error: MeshError) -> MeshError:
+        """The error; when the certificate in use is over meanwhile, with that said first."""
+        over = self._certificates.problem()
+        if not over:
+            return error
+        return type(error)(
+            f"the certificate of {self._certificates.spiffe_id} cannot be used: {over}. Renewal failed: {error}"
+        )
+
+    def _back_off(self) -> float:
+        ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(self._failures, 10))
+        self._failures += 1
+        # Half fixed, half chance: neither a storm on a control plane that restarts nor a retry at once.
+        wait = ceiling * (0.5 + 0.5 * self._dice())
+        self._due = self._wall() + wait
+        return wait

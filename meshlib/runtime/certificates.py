@@ -1,0 +1,217 @@
+"""Our identity on the wire: the TLS contexts that prove it, replaced while connections live.
+
+Rule 1: a generation is one leaf with its key and one trust bundle. New handshakes use the newest; old connections finish.
+Rule 2: servers hold one context for good; its SNI callback, which OpenSSL calls for clients without SNI too, swaps in the
+newest generation's context. Loading into the live context would only ever add trust, never remove a CA.
+Rule 3: clients get a new context per generation and close idle connections of older ones.
+Rule 4: no session is resumed at our servers: a resumed handshake skips the check against the newest bundle. TLS 1.2 resumes by
+session id from a cache that `ssl` cannot turn off, so servers speak TLS 1.3 only; Istio's sidecars, grpc and Python all do.
+Rule 5: a private key is on no disk: it passes through a memory file where the system has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from meshlib.errors import IdentityError, NoCertificate
+from meshlib.identity.leaf import Leaf, leaf_from_pem
+from meshlib.identity.rotation import explain
+
+ALPN = ("istio-http/1.1", "istio", "http/1.1")
+"""What Istio's sidecars offer each other; plain HTTP/1.1 last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A certificate with all that is needed to use it.
+
+    Args:
+        chain: PEM: leaf first, then intermediates; the root is not sent.
+        key: PEM.
+        roots: PEM: whom to trust.
+        leaf: what the leaf says.
+    """
+
+    chain: str
+    key: bytes = field(repr=False)
+    roots: str
+    leaf: Leaf
+
+
+def identity_of(certificates: list[str], key: bytes, extra_roots: str = "") -> Identity:
+    """An identity from a CA's answer.
+
+    Args:
+        certificates: PEM, leaf first, root last, as Istio's CA answers.
+        extra_roots: PEM of further roots to trust, while a root is being replaced.
+
+    Raises:
+        IdentityError: fewer than two certificates, or the leaf cannot be read.
+    """
+    if len(certificates) < 2:
+        raise IdentityError(f"the CA answered with {len(certificates)} certificates; a leaf and a root are needed")
+    lines = [pem if pem.endswith("\n") else pem + "\n" for pem in certificates]
+    return Identity("".join(lines[:-1]), key, lines[-1] + extra_roots, leaf_from_pem(lines[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """A context for new client connections and the generation it belongs to."""
+
+    context: ssl.SSLContext
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Generation:
+    number: int
+    identity: Identity
+    server: ssl.SSLContext
+    client: ClientTls
+
+
+class Certificates:
+    """The newest identity and its contexts. Readers take no lock.
+
+    Args:
+        wall: seconds since the epoch.
+    """
+
+    def __init__(self, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
+        self._current: _Generation | None = None
+        self._server: ssl.SSLContext | None = None
+        self._changed = threading.Condition()
+
+    def __repr__(self) -> str:
+        current = self._current
+        return f"<Certificates {current.identity.leaf.spiffe_id} #{current.number}>" if current else "<Certificates none>"
+
+    def install(self, identity: Identity) -> int:
+        """Make an identity the newest: new handshakes use it from now on. Returns its generation, from 1.
+
+        Raises:
+            IdentityError: OpenSSL does not accept it: the key belongs to another certificate, for example.
+        """
+        server, client = _context(ssl.PROTOCOL_TLS_SERVER, identity), _context(ssl.PROTOCOL_TLS_CLIENT, identity)
+        with self._changed:
+            number = self._current.number + 1 if self._current else 1
+            self._current = _Generation(number, identity, server, ClientTls(client, number))
+            self._changed.notify_all()
+        return number
+
+    def server_context(self) -> ssl.SSLContext:
+        """The one context for listeners: hand it out once, it shows the newest generation at each handshake.
+
+        It may be asked for before the first certificate is there; handshakes fail until then.
+        """
+        if self._server is None:
+            with self._changed:
+                self._server = self._server or self._stable_context()
+        return self._server
+
+    def _stable_context(self) -> ssl.SSLContext:
+        context = _bare(ssl.PROTOCOL_TLS_SERVER)
+        context.sni_callback = self._swap
+        return context
+
+    def _swap(self, session: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
+        current = self._current
+        if current is None:
+            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
+        session.context = current.server
+        return None
+
+    def client_context(self) -> ClientTls:
+        """The context for new connections to members of the mesh. The transport checks the peer's identity itself.
+
+        Raises:
+            NoCertificate: there is none yet, or the newest is not valid now; the message says why.
+        """
+        current = self._current
+        if current is None:
+            raise NoCertificate("this process has no certificate yet: the control plane has not issued one")
+        problem = self.problem()
+        if problem:
+            raise NoCertificate(f"the certificate of {current.identity.leaf.spiffe_id} cannot be used: {problem}")
+        return current.client
+
+    def problem(self) -> str:
+        """For people: why the newest certificate cannot be used now; empty if it can, or if there is none."""
+        if self._current is None:
+            return ""
+        leaf = self._current.identity.leaf
+        why = explain(self._wall(), leaf.not_before, leaf.not_after)
+        return f"{why}. If this clock is right, the control plane could not be reached for a new one" if why else ""
+
+    def wait(self, timeout: float) -> bool:
+        """Block until there is a certificate, at most `timeout` seconds; whether there is one."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._current is not None, timeout)
+
+    @property
+    def generation(self) -> int:
+        """The number of the newest generation; 0: none yet."""
+        return self._current.number if self._current else 0
+
+    @property
+    def identity(self) -> Identity | None:
+        """The newest identity; None: none yet."""
+        return self._current.identity if self._current else None
+
+    @property
+    def spiffe_id(self) -> str:
+        """Who we are; empty: nobody yet."""
+        return self._current.identity.leaf.spiffe_id if self._current else ""
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the newest certificate ends, seconds since the epoch; None: there is none yet."""
+        return self._current.identity.leaf.not_after if self._current else None
+
+
+def _bare(protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.check_hostname = False  # SPIFFE ids are URIs; the transport compares them (identity.peer.verify)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # Istio's minimum; both sides prefer 1.3
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(list(ALPN))
+    if protocol == ssl.PROTOCOL_TLS_SERVER:
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.num_tickets = 0
+    return context
+
+
+def _context(protocol: int, identity: Identity) -> ssl.SSLContext:
+    context = _bare(protocol)
+    try:
+        context.load_verify_locations(cadata=identity.roots)
+        with _readable(identity.key + identity.chain.encode()) as path:
+            context.load_cert_chain(path)
+    except ssl.SSLError as error:
+        raise IdentityError(f"OpenSSL does not accept the certificate of {identity.leaf.spiffe_id}: {error}") from error
+    return context
+
+
+@contextlib.contextmanager
+def _readable(secret: bytes) -> Iterator[str]:
+    """A path under which OpenSSL finds the bytes: a memory file, or where there are none a private file, removed at once."""
+    if hasattr(os, "memfd_create"):
+        descriptor, path = os.memfd_create("meshlib", os.MFD_CLOEXEC), ""
+    else:
+        descriptor, path = tempfile.mkstemp(prefix="meshlib-")  # mode 0600
+    try:
+        os.write(descriptor, secret)
+        yield path or f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+        if path:
+            os.unlink(path)
