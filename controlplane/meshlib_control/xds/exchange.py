@@ -10,11 +10,8 @@ from typing import Protocol
 
 from meshlib.config.messages import type_url
 from meshlib_control.model import ObjectKey, Resource
+from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
-CLUSTER = type_url("envoy.config.cluster.v3.Cluster")
-ENDPOINT = type_url("envoy.config.endpoint.v3.ClusterLoadAssignment")
-LISTENER = type_url("envoy.config.listener.v3.Listener")
-ROUTE = type_url("envoy.config.route.v3.RouteConfiguration")
 SECRET = type_url("envoy.extensions.transport_sockets.tls.v3.Secret")
 
 # What a resource refers to goes first (Istio: PushOrder). Types not listed follow in alphabetical order.

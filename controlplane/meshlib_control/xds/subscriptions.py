@@ -18,11 +18,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from meshlib_control.model import ObjectKey, Resource
+from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER
 
 from .exchange import (
-    CLUSTER,
-    ENDPOINT,
-    LISTENER,
     PUSH_ORDER,
     DeltaRequest,
     Response,

@@ -1,0 +1,179 @@
+"""Clusters (CDS): a port of a service, or of a subset of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from meshlib.config.messages import message
+from meshlib_control.kinds.destination_rule import ClientTls
+from meshlib_control.model import Instance, Node, ObjectKey, Resolution, Resource, Service, World
+from meshlib_control.names import ClusterName, parse_cluster_name
+from meshlib_control.translate import tls
+from meshlib_control.translate.build import ADS, duration, origin_metadata, resource, struct
+from meshlib_control.translate.destination_rule import Policy, RuleSet, rules_for
+from meshlib_control.translate.endpoint_group import load_assignment
+from meshlib_control.translate.scope import selects, service_visible
+
+CONNECT_TIMEOUT = 10.0  # seconds; Istio's default
+DNS_REFRESH = 60.0  # seconds; Istio's default where the answer has no time to live
+
+# No certificate can carry this name: a cluster whose instances are all gone trusts nobody instead of everybody.
+NOBODY = "spiffe://{trust_domain}/nobody"
+
+
+class Security(Enum):
+    """How a client speaks to a cluster."""
+
+    PLAIN = "plain text"
+    AUTOMATIC = "mutual TLS with each endpoint that can"  # Istio: auto mTLS
+    MUTUAL = "mutual TLS with all"  # a DestinationRule says ISTIO_MUTUAL
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A cluster name that exists for a client, and everything that is said about it."""
+
+    name: ClusterName
+    service: Service
+    rules: RuleSet
+    policy: Policy
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """The endpoints: the port's instances that the subset selects."""
+        placed = self.rules.subset(self.name.subset)
+        labels = placed.subset.labels if placed else {}
+        everyone = self.service.instances.get(self.name.port, ())
+        return tuple(instance for instance in everyone if selects(labels, instance.labels))
+
+    @property
+    def security(self) -> Security:
+        """Auto mutual TLS unless a DestinationRule speaks. Its SIMPLE and MUTUAL are not effective yet: plain text."""
+        spoken: ClientTls | None = self.policy.tls
+        if spoken is not None:
+            return Security.MUTUAL if spoken.mode == "ISTIO_MUTUAL" else Security.PLAIN
+        inside = not self.service.external and self.service.resolution is Resolution.STATIC
+        return Security.AUTOMATIC if inside else Security.PLAIN
+
+    @property
+    def discovery(self) -> str:
+        """Envoy's cluster type."""
+        if self.service.resolution is Resolution.NONE or self.balancing == "PASSTHROUGH":
+            return "ORIGINAL_DST"
+        return _DISCOVERY[self.service.resolution]
+
+    @property
+    def balancing(self) -> str:
+        """Istio's name of the load balancing: LEAST_REQUEST unless a DestinationRule says otherwise."""
+        chosen = self.policy.load_balancer.simple if self.policy.load_balancer else None
+        return _BALANCING.get(chosen or "", chosen or "LEAST_REQUEST")
+
+    @property
+    def sources(self) -> tuple[ObjectKey, ...]:
+        """The objects that it was made from."""
+        return (*((self.service.origin,) if self.service.origin else ()), *self.rules.sources)
+
+
+_DISCOVERY = {
+    Resolution.STATIC: "EDS",
+    Resolution.DNS: "STRICT_DNS",
+    Resolution.DNS_ROUND_ROBIN: "LOGICAL_DNS",
+}
+_BALANCING = {"": "LEAST_REQUEST", "UNSPECIFIED": "LEAST_REQUEST", "LEAST_CONN": "LEAST_REQUEST"}
+
+
+def target(world: World, node: Node, name: str) -> Target | None:
+    """What a cluster name means for a client; None if there is no such service, port or subset for it."""
+    parsed = parse_cluster_name(name)
+    service = world.services.get(parsed.host) if parsed else None
+    if parsed is None or service is None or not service_visible(world, service, node.namespace):
+        return None
+    if parsed.port not in {port.number for port in service.ports}:
+        return None
+    rules = rules_for(world, node, service)
+    if parsed.subset and rules.subset(parsed.subset) is None:
+        return None
+    return Target(parsed, service, rules, rules.policy_for(parsed.port, parsed.subset))
+
+
+def cluster(world: World, node: Node, name: str) -> Resource | None:
+    """The cluster of a name; None if it does not exist for this client: its requests are answered 503 NC."""
+    found = target(world, node, name)
+    if found is None:
+        return None
+    body = message("envoy.config.cluster.v3.Cluster")(
+        name=name,
+        connect_timeout=duration(_connect_timeout(found.policy)),
+        metadata=_metadata(found),
+        **_discovery(found, node),
+        **_transport(world, node, found),
+    )
+    return resource(name, body, found.sources)
+
+
+def _connect_timeout(policy: Policy) -> float:
+    tcp = policy.connection_pool.tcp if policy.connection_pool else None
+    return tcp.connect_timeout if tcp and tcp.connect_timeout else CONNECT_TIMEOUT
+
+
+def _discovery(found: Target, node: Node) -> dict[str, Any]:
+    kind = found.discovery
+    if kind == "ORIGINAL_DST":
+        return {"type": kind, "lb_policy": "CLUSTER_PROVIDED"}
+    # grpcio knows neither STRICT_DNS nor LEAST_REQUEST and rejects the resource.
+    balancing = "ROUND_ROBIN" if node.kind == "grpc" else found.balancing
+    if kind == "EDS":
+        eds = {"eds_config": ADS, "service_name": str(found.name)}
+        return {"type": kind, "lb_policy": balancing, "eds_cluster_config": eds}
+    return {
+        "type": "LOGICAL_DNS" if node.kind == "grpc" else kind,
+        "lb_policy": balancing,
+        "dns_refresh_rate": duration(DNS_REFRESH),
+        "respect_dns_ttl": True,
+        "load_assignment": load_assignment(str(found.name), ((instance, False) for instance in found.instances)),
+    }
+
+
+def _transport(world: World, node: Node, found: Target) -> dict[str, Any]:
+    security = found.security
+    if node.kind == "grpc":
+        # It knows no transport_socket_matches; Istio gives it mutual TLS where a DestinationRule asks for it.
+        peers = _peers(world, found)
+        return {"transport_socket": tls.upstream_socket(found.name, peers, grpc=True)} if security is Security.MUTUAL else {}
+    if security is Security.PLAIN:
+        return {}
+    secured = tls.upstream_socket(found.name, _peers(world, found))
+    return {
+        "transport_socket_matches": [
+            {
+                "name": "tlsMode-istio",
+                "match": struct({tls.TLS_MODE: tls.IN_MESH}),
+                "transport_socket": secured,
+            },
+            {"name": "tlsMode-disabled", "match": {}, "transport_socket": tls.raw_socket()},
+        ]
+    }
+
+
+def _peers(world: World, found: Target) -> set[str]:
+    """Who may answer: the accounts of all the service's instances, and what its ServiceEntry or the rule adds (Istio)."""
+    accounts = {
+        tls.spiffe_id(world, instance.namespace, instance.service_account)
+        for instances in found.service.instances.values()
+        for instance in instances
+        if instance.service_account
+    }
+    spoken = found.policy.tls.subject_alt_names if found.policy.tls else ()
+    peers = set(spoken) or accounts | found.service.subject_alt_names
+    return peers or {NOBODY.format(trust_domain=world.trust_domain)}
+
+
+def _metadata(found: Target) -> dict[str, Any]:
+    placed = found.rules.subset(found.name.subset)
+    if placed is not None:
+        return origin_metadata(placed.item, placed.field)
+    if found.rules.policy_item is not None:
+        return origin_metadata(found.rules.policy_item, "spec.trafficPolicy")
+    return origin_metadata(found.rules.items[0], "spec") if found.rules.items else {}

@@ -1,0 +1,71 @@
+"""Inbound listeners (LDS): what a server's port accepts.
+
+STRICT: mutual TLS only. PERMISSIVE: both, told apart by the first bytes. DISABLE: plain text only. grpcio cannot do both on
+one port, so PERMISSIVE is plain text there, as in Istio's grpcgen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from meshlib.config.messages import message, pack
+from meshlib.config.model import PeerMode
+from meshlib_control.model import Node, Resource, World
+from meshlib_control.names import parse_inbound_name
+from meshlib_control.translate.build import origin_metadata, resource
+from meshlib_control.translate.listener import router_filter
+from meshlib_control.translate.peer_authentication import PeerRule, peer_rule
+from meshlib_control.translate.route_match import ANY_PATH
+from meshlib_control.translate.tls import downstream_socket
+
+
+def inbound_listener(world: World, node: Node, name: str) -> Resource | None:
+    """The policy of a port of the asking server; None for another name."""
+    parsed = parse_inbound_name(name)
+    if parsed is None:
+        return None
+    address, port = parsed
+    rule = peer_rule(world, node.namespace, node.labels, port)
+    body = message("envoy.config.listener.v3.Listener")(
+        name=name,
+        address={"socket_address": {"address": address, "port_value": port}},
+        filter_chains=list(_chains(node, rule.mode, name)),
+        traffic_direction="INBOUND",
+        metadata=_metadata(rule),
+        # Reads the first bytes, so that Envoy can choose between the chains.
+        listener_filters=[_tls_inspector()] if rule.mode is PeerMode.PERMISSIVE and node.kind == "envoy" else [],
+    )
+    return resource(name, body, (rule.item.key,) if rule.item else ())
+
+
+def _chains(node: Node, mode: PeerMode, name: str) -> Iterator[dict[str, Any]]:
+    grpc = node.kind == "grpc"
+    filters = [_connection_manager(name)]
+    permissive = mode is PeerMode.PERMISSIVE and not grpc
+    if mode is PeerMode.STRICT or permissive:
+        match = {"filter_chain_match": {"transport_protocol": "tls"}} if permissive else {}
+        yield {"name": "mtls", "filters": filters, "transport_socket": downstream_socket(grpc), **match}
+    if mode is not PeerMode.STRICT:
+        match = {"filter_chain_match": {"transport_protocol": "raw_buffer"}} if permissive else {}
+        yield {"name": "plain", "filters": filters, **match}
+
+
+def _connection_manager(name: str) -> dict[str, Any]:
+    everything = {"match": ANY_PATH, "non_forwarding_action": {}}
+    manager = message("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager")(
+        stat_prefix="inbound",
+        route_config={"name": name, "virtual_hosts": [{"name": "inbound", "domains": ["*"], "routes": [everything]}]},
+        http_filters=[router_filter()],
+    )
+    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": pack(manager)}
+
+
+def _metadata(rule: PeerRule) -> dict[str, Any]:
+    return origin_metadata(rule.item, rule.field) if rule.item else {}
+
+
+def _tls_inspector() -> dict[str, Any]:
+    inspector = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+    any_message = message("google.protobuf.Any")(type_url=f"type.googleapis.com/{inspector}")
+    return {"name": "envoy.filters.listener.tls_inspector", "typed_config": any_message}

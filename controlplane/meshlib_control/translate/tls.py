@@ -1,0 +1,83 @@
+"""TLS of clusters and listeners, in the two shapes that clients take.
+
+Envoy and the library: secrets by name (SDS `default` and `ROOTCA`), names of peers in match_typed_subject_alt_names.
+grpcio: certificate providers of its bootstrap; it rejects SDS and ignores match_typed_subject_alt_names without a word, so
+peers are named in the deprecated match_subject_alt_names, which it enforces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from meshlib.config.messages import message, pack
+from meshlib_control.model import World
+from meshlib_control.names import ClusterName
+from meshlib_control.translate.build import ADS
+
+ALPN = ("istio-http/1.1", "istio", "http/1.1")
+TLS_MODE = "tlsMode"
+IN_MESH = "istio"
+_TLS_SOCKET = "envoy.transport_sockets.tls"
+_TLS = "envoy.extensions.transport_sockets.tls.v3."
+
+
+def spiffe_id(world: World, namespace: str, service_account: str) -> str:
+    """A workload's identity in this world's trust domain."""
+    return f"spiffe://{world.trust_domain}/ns/{namespace}/sa/{service_account}"
+
+
+def upstream_socket(name: ClusterName, peers: Iterable[str], grpc: bool = False) -> dict[str, Any]:
+    """The transport socket of mutual TLS towards a cluster.
+
+    Args:
+        peers: SPIFFE ids that may answer, never empty: an empty list would accept everybody.
+        grpc: in grpcio's shape.
+    """
+    common = _grpc_peers(peers) if grpc else _sds_peers(peers)
+    context = message(_TLS + "UpstreamTlsContext")(sni=name.sni, common_tls_context=common)
+    return {"name": _TLS_SOCKET, "typed_config": pack(context)}
+
+
+def downstream_socket(grpc: bool = False) -> dict[str, Any]:
+    """The transport socket of a port that asks every client for a certificate of the mesh."""
+    common = _grpc_trust() if grpc else {**_sds_trust(), "alpn_protocols": ALPN}
+    context = message(_TLS + "DownstreamTlsContext")(require_client_certificate={"value": True}, common_tls_context=common)
+    return {"name": _TLS_SOCKET, "typed_config": pack(context)}
+
+
+def raw_socket() -> dict[str, Any]:
+    """The transport socket of plain text."""
+    raw = message("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer")()
+    return {"name": "envoy.transport_sockets.raw_buffer", "typed_config": pack(raw)}
+
+
+def _sds_peers(peers: Iterable[str]) -> dict[str, Any]:
+    matchers = [{"san_type": "URI", "matcher": {"exact": peer}} for peer in sorted(peers)]
+    trust = _sds_trust()
+    trust["combined_validation_context"]["default_validation_context"] = {"match_typed_subject_alt_names": matchers}
+    return {**trust, "alpn_protocols": ALPN}
+
+
+def _sds_trust() -> dict[str, Any]:
+    return {
+        "tls_certificate_sds_secret_configs": [{"name": "default", "sds_config": ADS}],
+        "combined_validation_context": {
+            "default_validation_context": {},
+            "validation_context_sds_secret_config": {"name": "ROOTCA", "sds_config": ADS},
+        },
+    }
+
+
+def _grpc_peers(peers: Iterable[str]) -> dict[str, Any]:
+    common = _grpc_trust()
+    common["validation_context"]["match_subject_alt_names"] = [{"exact": peer} for peer in sorted(peers)]
+    return common
+
+
+def _grpc_trust() -> dict[str, Any]:
+    root = {"instance_name": "default", "certificate_name": "ROOTCA"}
+    return {
+        "tls_certificate_provider_instance": {"instance_name": "default", "certificate_name": "default"},
+        "validation_context": {"ca_certificate_provider_instance": root},
+    }
