@@ -8,6 +8,7 @@
     ├── IdentityError               certificates: ours or a peer's
     │   ├── NoCertificate           we hold none that is valid now
     │   └── PeerRejected            the peer's identity is not the expected one
+    ├── InvalidRequest              what the caller wants to send cannot be written as HTTP/1.1
     └── UpstreamError               a request left and did not come back; carries what the mesh saw
         ├── NoCluster               NC   the route names a cluster that does not exist
         ├── NoHealthyUpstream       UH   no endpoint to send to
@@ -74,6 +75,10 @@ class NoCertificate(IdentityError):
 
 class PeerRejected(IdentityError):
     """The peer proved an identity, but not one that may serve this destination."""
+
+
+class InvalidRequest(MeshError):
+    """What the caller wants to send cannot be written as HTTP/1.1; says what and why. Nothing has left."""
 
 
 @dataclass(frozen=True, slots=True)

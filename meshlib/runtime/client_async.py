@@ -1,0 +1,266 @@
+"""The asyncio client: `outbound.exchange` carried out over pooled connections of one event loop.
+
+Same shape as `client_sync`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+
+from meshlib.config.snapshot import Absent
+from meshlib.errors import IdentityError, Sighting
+from meshlib.facts import Failure, Request, Response
+from meshlib.outbound.exchange import Deliver, LocalReply, Send, exchange
+from meshlib.runtime.call import Call, Delivery, Joined, clock, replied
+from meshlib.runtime.connection_async import AsyncConnection
+from meshlib.runtime.drive import drive_async
+from meshlib.runtime.http1 import BodyFailed, MalformedResponse, ResponseHead
+from meshlib.runtime.pool import Pool
+from meshlib.runtime.timing import NO_TIMEOUT, Timeout
+
+AsyncBody = bytes | AsyncIterable[bytes] | None
+
+
+class AsyncClient:
+    """Sends requests through the mesh from one event loop. `Mesh.async_client()` keeps one for each loop.
+
+    Its idle connections are closed when the loop ends (`asyncio.run` and whatever else calls `loop.shutdown_asyncgens`), or by
+    `close`.
+    """
+
+    def __init__(self, mesh: Joined) -> None:
+        self._mesh = mesh
+        self._pool: Pool[AsyncConnection] = Pool()
+        self._keeper: AsyncGenerator[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient {self._pool!r}>"
+
+    async def send(self, request: Request, body: AsyncBody = None, *, timeout: Timeout = NO_TIMEOUT) -> AsyncResponse | None:
+        """Send a request and give its response, the body still to be read; None: the host is not in the mesh.
+
+        Args:
+            body: an iterable is consumed once, while the response may already be coming.
+            timeout: the caller's own limits; the earlier of these and the route's count.
+
+        Raises:
+            UpstreamError: there is no response.
+            InvalidRequest: it cannot be written as HTTP/1.1.
+        """
+        destination = self._mesh.destination(request.authority)
+        if destination is None:
+            destination = await self._mesh.resolve_async(request.authority)
+        if isinstance(destination, Absent):
+            return None
+        call = Call(self._mesh, request, body, timeout)
+        journey = _Journey(self, call, body)
+        machine = exchange(destination, call.request, self._mesh.balancers, clock, random.random, replayable=not call.one_shot)
+        try:
+            final = await drive_async(machine, journey.attempt, journey.pause)
+        except BaseException as error:
+            journey.drop()
+            told = call.ended_without_response(error)
+            raise told from told.__cause__
+        return journey.deliver(final)
+
+    def close(self) -> None:
+        """Close the idle connections. Requests under way end undisturbed."""
+        for connection in self._pool.drain():
+            connection.close()
+
+    async def connection(self, call: Call, send: Send, *, fresh: bool) -> tuple[AsyncConnection, bool]:
+        """A connection for this try, and whether it was used before.
+
+        Args:
+            fresh: do not take an idle one.
+
+        Raises:
+            OSError, IdentityError: there is none to be had.
+        """
+        key, tls = call.destined(send)
+        if tls is not None:
+            _close(self._pool.renew(tls.generation))
+        while not fresh:
+            idle, old = self._pool.take(key, clock())
+            _close(old)
+            if idle is None:
+                break
+            if idle.alive():
+                return idle, True
+            idle.close()
+        if self._keeper is None:
+            self._keeper = _keep(self)
+            await anext(self._keeper)
+        seconds = call.connect_seconds(send)
+        return await AsyncConnection.open(key, call.layer(send, tls), seconds, self._pool.discard), False
+
+    def release(self, connection: AsyncConnection) -> None:
+        """Take back a connection whose exchange is over."""
+        connection.finish()
+        _close(self._pool.give(connection, clock()) if connection.reusable else [connection])
+
+
+class _Journey:
+    """The tries of one call, and the connection in use."""
+
+    __slots__ = ("_body", "_call", "_client", "_connection", "_head")
+
+    def __init__(self, client: AsyncClient, call: Call, body: AsyncBody) -> None:
+        self._client = client
+        self._call = call
+        self._body = body
+        self._connection: AsyncConnection | None = None
+        self._head: ResponseHead | None = None
+
+    async def attempt(self, send: Send) -> Response | Failure:
+        """One try. A connection that died while it was idle does not count as one."""
+        self.drop()
+        ends = None if send.timeout is None else clock() + send.timeout
+        outcome = await self._try(send, ends, fresh=False)
+        if outcome is None:
+            outcome = await self._try(send, ends, fresh=True)
+        assert outcome is not None, "a fresh connection gives an answer or a failure"
+        return outcome
+
+    async def _try(self, send: Send, ends: float | None, *, fresh: bool) -> Response | Failure | None:
+        """None: the connection had died while idle."""
+        call, started = self._call, clock()
+        try:
+            connection, reused = await self._client.connection(call, send, fresh=fresh)
+        except (OSError, IdentityError) as error:
+            return call.unconnected(error, call.connect_seconds(send))
+        if not reused:
+            call.patience.extend(clock() - started)
+        self._connection = connection
+        try:
+            head = call.head(send, bool(connection.principal))
+            self._head = await connection.request(call.request.method, head, self._body, call.framing, call.limits(ends))
+        except (OSError, MalformedResponse, BodyFailed) as error:
+            self.drop()
+            return None if reused and call.may_replay(error, connection.parser) else call.failure(error, connection.parser)
+        call.responded(self._head)
+        return self._head.facts()
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, unless the caller's patience ends before."""
+        self.drop()
+        seconds, error = self._call.pause(seconds)
+        await asyncio.sleep(seconds)
+        if error is not None:
+            raise error
+
+    def drop(self) -> None:
+        """Nobody wants the response under way."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if connection.reusable:
+                self._client.release(connection)
+            else:
+                connection.abort()
+
+    def deliver(self, final: Deliver | LocalReply) -> AsyncResponse:
+        """The response for the caller."""
+        if isinstance(final, LocalReply):
+            self.drop()
+            head, sighting = replied(self._call, final)
+            return AsyncResponse(head, sighting, rest=final.body)
+        assert self._connection is not None
+        assert self._head is not None
+        connection = self._connection
+        delivery = Delivery(self._call, final, self._head, connection.principal, connection.local_address)
+        return AsyncResponse(self._head, delivery.sighting, delivery, connection, self._client)
+
+
+class AsyncResponse:
+    """A response whose head is here. Iterate it for the body, once; `close` it if not to the end.
+
+    Attributes:
+        headers: as they came on the wire.
+        sighting: what the mesh saw.
+    """
+
+    __slots__ = ("_client", "_connection", "_delivery", "_rest", "headers", "http_version", "reason", "sighting", "status")
+
+    def __init__(
+        self,
+        head: ResponseHead,
+        sighting: Sighting,
+        delivery: Delivery | None = None,
+        connection: AsyncConnection | None = None,
+        client: AsyncClient | None = None,
+        rest: bytes = b"",
+    ) -> None:
+        self.status = head.status
+        self.reason = head.reason
+        self.headers = head.headers
+        self.http_version = head.http_version
+        self.sighting = sighting
+        self._delivery = delivery
+        self._connection = connection
+        self._client = client
+        self._rest = rest
+        if connection is not None and connection.parser.complete:
+            self._rest = connection.parser.take()  # usual for small bodies: the connection is free before anybody reads
+            self._complete(len(self._rest))
+
+    def __repr__(self) -> str:
+        return f"<AsyncResponse {self.status} {self.sighting.endpoint}>"
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while piece := await self.read():
+            yield piece
+
+    async def read(self) -> bytes:
+        """The next piece of the body; empty at its end.
+
+        Raises:
+            UpstreamError: the body broke off.
+        """
+        connection, delivery = self._connection, self._delivery
+        if connection is None or delivery is None:
+            piece, self._rest = self._rest, b""
+            return piece
+        try:
+            piece = await connection.read(delivery.limit())
+        except BaseException as error:
+            self._connection = None
+            connection.abort()
+            told = delivery.broken(error)
+            raise told from told.__cause__
+        if connection.parser.complete and not connection.parser.chunks:
+            self._complete(len(piece))
+        else:
+            delivery.received(len(piece))
+        return piece
+
+    def close(self) -> None:
+        """Whoever does not read to the end gives the connection up with it."""
+        self._rest = b""
+        connection, self._connection = self._connection, None
+        if connection is not None and self._delivery is not None:
+            connection.abort()
+            self._delivery.left()
+
+    def _complete(self, size: int) -> None:
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        assert self._client is not None
+        assert self._delivery is not None
+        self._delivery.received(size)
+        self._delivery.complete()
+        self._client.release(connection)
+
+
+def _close(connections: list[AsyncConnection]) -> None:
+    for connection in connections:
+        connection.close()
+
+
+async def _keep(client: AsyncClient) -> AsyncGenerator[None]:
+    """An event loop tells nobody that it ends, except the asynchronous generators that are under way: this is one."""
+    try:
+        yield
+    finally:
+        client.close()

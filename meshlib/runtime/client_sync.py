@@ -1,0 +1,280 @@
+"""The blocking client: `outbound.exchange` carried out over pooled connections, for any number of threads. Same shape as
+`client_async`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+
+from meshlib.config.snapshot import Absent
+from meshlib.errors import IdentityError, Sighting
+from meshlib.facts import Failure, Request, Response
+from meshlib.outbound.exchange import Deliver, LocalReply, Send, exchange
+from meshlib.runtime.call import Call, Delivery, Joined, clock, replied
+from meshlib.runtime.connection_sync import SyncConnection
+from meshlib.runtime.drive import drive_sync
+from meshlib.runtime.http1 import BodyFailed, MalformedResponse, ResponseHead
+from meshlib.runtime.pool import Pool
+from meshlib.runtime.timing import NO_TIMEOUT, Timeout
+
+SyncBody = bytes | Iterable[bytes] | None
+
+
+class SyncClient:
+    """Sends requests through the mesh from any thread. `Mesh.client()` keeps one; a forked child starts with an empty pool."""
+
+    def __init__(self, mesh: Joined) -> None:
+        self._mesh = mesh
+        self._start_empty()
+        _clients.add(self)
+
+    def __repr__(self) -> str:
+        return f"<SyncClient {self._pool!r}>"
+
+    def send(self, request: Request, body: SyncBody = None, *, timeout: Timeout = NO_TIMEOUT) -> SyncResponse | None:
+        """Send a request and give its response, the body still to be read; None: the host is not in the mesh.
+
+        Args:
+            body: an iterable is consumed once, and no further once the peer has answered.
+            timeout: the caller's own limits; the earlier of these and the route's count.
+
+        Raises:
+            UpstreamError: there is no response.
+            InvalidRequest: it cannot be written as HTTP/1.1.
+        """
+        destination = self._mesh.destination(request.authority)
+        if destination is None:
+            destination = self._mesh.resolve(request.authority)
+        if isinstance(destination, Absent):
+            return None
+        call = Call(self._mesh, request, body, timeout)
+        journey = _Journey(self, call, body)
+        machine = exchange(destination, call.request, self._mesh.balancers, clock, random.random, replayable=not call.one_shot)
+        try:
+            final = drive_sync(machine, journey.attempt, journey.pause)
+        except BaseException as error:
+            journey.drop()
+            told = call.ended_without_response(error)
+            raise told from told.__cause__
+        return journey.deliver(final)
+
+    def close(self) -> None:
+        """Close the idle connections. Requests under way end undisturbed."""
+        with self._lock:
+            idle = self._pool.drain()
+        _close(idle)
+
+    def connection(self, call: Call, send: Send, *, fresh: bool) -> tuple[SyncConnection, bool]:
+        """A connection for this try, and whether it was used before.
+
+        Args:
+            fresh: do not take an idle one.
+
+        Raises:
+            OSError, IdentityError: there is none to be had.
+        """
+        key, tls = call.destined(send)
+        while not fresh:
+            with self._lock:
+                old = self._pool.renew(tls.generation) if tls is not None else []
+                idle, older = self._pool.take(key, clock())
+            _close(old + older)
+            if idle is None:
+                break
+            if idle.alive():
+                return idle, True
+            idle.close()
+        return SyncConnection.open(key, call.layer(send, tls), call.connect_seconds(send)), False
+
+    def release(self, connection: SyncConnection) -> None:
+        """Take back a connection whose exchange is over."""
+        if connection.reusable:
+            with self._lock:
+                old = self._pool.give(connection, clock())
+            _close(old)
+        else:
+            connection.close()
+
+    def forget(self) -> None:
+        """In a forked child: the connections are the parent's, and so may be a held lock. Nothing is said on them."""
+        inherited = self._pool.drain()
+        self._start_empty()
+        for connection in inherited:
+            connection.abort()
+
+    def _start_empty(self) -> None:
+        self._pool: Pool[SyncConnection] = Pool()
+        self._lock = threading.Lock()
+
+
+class _Journey:
+    """The tries of one call, and the connection in use."""
+
+    __slots__ = ("_body", "_call", "_client", "_connection", "_head")
+
+    def __init__(self, client: SyncClient, call: Call, body: SyncBody) -> None:
+        self._client = client
+        self._call = call
+        self._body = body
+        self._connection: SyncConnection | None = None
+        self._head: ResponseHead | None = None
+
+    def attempt(self, send: Send) -> Response | Failure:
+        """One try. A connection that died while it was idle does not count as one."""
+        self.drop()
+        ends = None if send.timeout is None else clock() + send.timeout
+        outcome = self._try(send, ends, fresh=False)
+        if outcome is None:
+            outcome = self._try(send, ends, fresh=True)
+        assert outcome is not None, "a fresh connection gives an answer or a failure"
+        return outcome
+
+    def _try(self, send: Send, ends: float | None, *, fresh: bool) -> Response | Failure | None:
+        """None: the connection had died while idle."""
+        call, started = self._call, clock()
+        try:
+            connection, reused = self._client.connection(call, send, fresh=fresh)
+        except (OSError, IdentityError) as error:
+            return call.unconnected(error, call.connect_seconds(send))
+        if not reused:
+            call.patience.extend(clock() - started)
+        self._connection = connection
+        try:
+            head = call.head(send, bool(connection.principal))
+            self._head = connection.request(call.request.method, head, self._body, call.framing, call.limits(ends))
+        except (OSError, MalformedResponse, BodyFailed) as error:
+            self.drop()
+            return None if reused and call.may_replay(error, connection.parser) else call.failure(error, connection.parser)
+        call.responded(self._head)
+        return self._head.facts()
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, unless the caller's patience ends before."""
+        self.drop()
+        seconds, error = self._call.pause(seconds)
+        time.sleep(seconds)
+        if error is not None:
+            raise error
+
+    def drop(self) -> None:
+        """Nobody wants the response under way."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if connection.reusable:
+                self._client.release(connection)
+            else:
+                connection.abort()
+
+    def deliver(self, final: Deliver | LocalReply) -> SyncResponse:
+        """The response for the caller."""
+        if isinstance(final, LocalReply):
+            self.drop()
+            head, sighting = replied(self._call, final)
+            return SyncResponse(head, sighting, rest=final.body)
+        assert self._connection is not None
+        assert self._head is not None
+        connection = self._connection
+        delivery = Delivery(self._call, final, self._head, connection.principal, connection.local_address)
+        return SyncResponse(self._head, delivery.sighting, delivery, connection, self._client)
+
+
+class SyncResponse:
+    """A response whose head is here. Iterate it for the body, once; `close` it if not to the end.
+
+    Attributes:
+        headers: as they came on the wire.
+        sighting: what the mesh saw.
+    """
+
+    __slots__ = ("_client", "_connection", "_delivery", "_rest", "headers", "http_version", "reason", "sighting", "status")
+
+    def __init__(
+        self,
+        head: ResponseHead,
+        sighting: Sighting,
+        delivery: Delivery | None = None,
+        connection: SyncConnection | None = None,
+        client: SyncClient | None = None,
+        rest: bytes = b"",
+    ) -> None:
+        self.status = head.status
+        self.reason = head.reason
+        self.headers = head.headers
+        self.http_version = head.http_version
+        self.sighting = sighting
+        self._delivery = delivery
+        self._connection = connection
+        self._client = client
+        self._rest = rest
+        if connection is not None and connection.parser.complete:
+            self._rest = connection.parser.take()  # usual for small bodies: the connection is free before anybody reads
+            self._complete(len(self._rest))
+
+    def __repr__(self) -> str:
+        return f"<SyncResponse {self.status} {self.sighting.endpoint}>"
+
+    def __iter__(self) -> Iterator[bytes]:
+        while piece := self.read():
+            yield piece
+
+    def read(self) -> bytes:
+        """The next piece of the body; empty at its end.
+
+        Raises:
+            UpstreamError: the body broke off.
+        """
+        connection, delivery = self._connection, self._delivery
+        if connection is None or delivery is None:
+            piece, self._rest = self._rest, b""
+            return piece
+        try:
+            piece = connection.read(delivery.limit())
+        except BaseException as error:
+            self._connection = None
+            connection.abort()
+            told = delivery.broken(error)
+            raise told from told.__cause__
+        if connection.parser.complete and not connection.parser.chunks:
+            self._complete(len(piece))
+        else:
+            delivery.received(len(piece))
+        return piece
+
+    def close(self) -> None:
+        """Whoever does not read to the end gives the connection up with it."""
+        self._rest = b""
+        connection, self._connection = self._connection, None
+        if connection is not None and self._delivery is not None:
+            connection.abort()
+            self._delivery.left()
+
+    def _complete(self, size: int) -> None:
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        assert self._client is not None
+        assert self._delivery is not None
+        self._delivery.received(size)
+        self._delivery.complete()
+        self._client.release(connection)
+
+
+def _close(connections: list[SyncConnection]) -> None:
+    for connection in connections:
+        connection.close()
+
+
+_clients: weakref.WeakSet[SyncClient] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for client in list(_clients):
+        client.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
