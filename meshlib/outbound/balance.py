@@ -123,14 +123,14 @@ class Balancer:
         active: requests in flight by address; shared by the balancers that follow each other for one cluster.
     """
 
-    __slots__ = ("_active", "_pick", "assignment", "cluster", "hosts")
+    __slots__ = ("_active", "_pick", "assignment", "cluster", "endpoints", "hosts")
 
     def __init__(self, cluster: Cluster, assignment: Assignment | None, active: dict[Key, Active]) -> None:
         self.cluster = cluster
         self.assignment = assignment
         self._active = active
-        endpoints = cluster.endpoints if assignment is None else assignment.endpoints
-        self.hosts = tuple(self._host(endpoint) for endpoint in endpoints if endpoint.healthy)
+        self.endpoints = cluster.endpoints if assignment is None else assignment.endpoints
+        self.hosts = tuple(self._host(endpoint) for endpoint in self.endpoints if endpoint.healthy)
         self._pick = _pick_for(cluster.lb_policy, self.hosts) if self.hosts else None
 
     def _host(self, endpoint: Endpoint) -> Host:
