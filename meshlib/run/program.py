@@ -1,0 +1,80 @@
+"""Becoming the program: its environment, one line about what it joins, and exec."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from meshlib.errors import SettingsError
+from meshlib.run.names import DISABLED, GROUP, WATCHED
+from meshlib.runtime.settings import Settings
+
+FOLDER = str(Path(__file__).with_name("sitecustomize"))
+
+_NOT_FOUND = 127  # what a shell answers
+_NOT_EXECUTABLE = 126
+
+
+def launch(command: Sequence[str], environ: Mapping[str, str]) -> int:
+    """See `meshlib.run.launch`."""
+    settings = Settings.from_env(environ)
+    env = joined_environment(environ, settings) if settings.enabled else dict(environ)
+    if settings.enabled:
+        print(banner(settings, env), file=sys.stderr, flush=True)
+    try:
+        os.execvpe(command[0], list(command), env)  # noqa: S606  the program is what the user typed
+    except FileNotFoundError:
+        return _sorry(
+            f"{command[0]}: command not found. Is it installed in this environment? PATH={env.get('PATH', '')}", _NOT_FOUND
+        )
+    except OSError as error:
+        return _sorry(f"{command[0]}: cannot be executed: {error.strerror}", _NOT_EXECUTABLE)
+
+
+def joined_environment(environ: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """The program's environment: our folder first on PYTHONPATH, the names to watch, one instance name for all workers."""
+    others = [part for part in environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != FOLDER]
+    return {
+        **environ,
+        "PYTHONPATH": os.pathsep.join([FOLDER, *others]),
+        "MESHLIB_INSTANCE": settings.instance,
+        WATCHED: ",".join(integrations(environ)),
+    }
+
+
+def integrations(environ: Mapping[str, str]) -> list[str]:
+    """The modules that installed integrations patch, without those of MESHLIB_DISABLED_INTEGRATIONS."""
+    disabled = {name.strip() for name in environ.get(DISABLED, "").split(",")}
+    return sorted({entry.name for entry in entry_points(group=GROUP)} - disabled)
+
+
+def banner(settings: Settings, env: Mapping[str, str]) -> str:
+    """One line about what the program joins, and as whom."""
+    name = f"{settings.service}.{settings.namespace}" if settings.service else f"a client in {settings.namespace}"
+    return (
+        f"meshlib: {name} ({settings.instance}) joins {settings.control_plane} as {identity(settings)}; "
+        f"watching {env.get(WATCHED, '').replace(',', ' ') or 'nothing'}"
+    )
+
+
+def identity(settings: Settings) -> str:
+    """The SPIFFE id that the credential asks for; the control plane decides. For people only: nothing is verified here."""
+    try:
+        payload = settings.read_token().split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        _, _, namespace, account = claims["sub"].split(":")
+    except SettingsError as error:
+        return f"nobody yet ({error})"
+    except (IndexError, KeyError, TypeError, ValueError):
+        return "nobody (no join token)" if not settings.read_token() else "whoever its credential names"
+    return f"spiffe://{settings.domain}/ns/{namespace}/sa/{account}"
+
+
+def _sorry(text: str, code: int) -> int:
+    print(f"meshlib: {text}", file=sys.stderr)
+    return code
