@@ -9,11 +9,13 @@ Rule 2: make before break. New routes become visible when every cluster they nam
         to exist; until then the old ones stay, and so do the clusters that only they use.
 Rule 3: what nobody needs is unsubscribed and forgotten.
 Rule 4: a broken stream changes nothing for what is known; the next one is told the versions held.
+Rule 5: a control plane that was started anew does not know everybody yet: services announce themselves by their own streams.
+        After a reconnect, losses (a removal, an assignment without endpoints) wait until the grace is over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
@@ -77,6 +79,8 @@ class Subscription:
         self.snapshot: Snapshot = EMPTY
         self._wanted: dict[str, None] = {}  # a set that keeps the order
         self._connected = False
+        self._in_grace = False
+        self._losses: dict[tuple[Kind, str], Item | None] = {}  # held back during the grace; None: removed
         self._subscribed: dict[Kind, set[str]] = {kind: set() for kind in Kind}
         self._held: dict[Kind, dict[str, Item]] = {kind: {} for kind in Kind}
         self._gone: dict[Kind, set[str]] = {kind: set() for kind in Kind}
@@ -84,9 +88,9 @@ class Subscription:
         self._visible_clusters: dict[str, Cluster] = {}
 
     @property
-    def wanted(self) -> tuple[str, ...]:
-        """The listeners asked for, oldest first."""
-        return tuple(self._wanted)
+    def wanted_names(self) -> Set[str]:
+        """The listeners asked for."""
+        return self._wanted.keys()
 
     # What the process wants
 
@@ -111,9 +115,11 @@ class Subscription:
 
     # What the stream tells
 
-    def on_connect(self) -> tuple[Ask, ...]:
-        """A new stream: everything wanted, with the versions held."""
+    def on_connect(self, *, grace: bool) -> tuple[Ask, ...]:
+        """A new stream: everything wanted, with the versions held. With `grace`, call `on_grace_over` some seconds later."""
         self._connected = True
+        self._in_grace = grace and any(self._held.values())
+        self._losses.clear()
         for names in self._subscribed.values():
             names.clear()
         return self._settle()
@@ -121,6 +127,15 @@ class Subscription:
     def on_disconnect(self) -> None:
         """The stream broke: what is known stays."""
         self._connected = False
+
+    def on_grace_over(self) -> tuple[tuple[Ask, ...], bool]:
+        """Losses that nothing made good since the reconnect are real."""
+        self._in_grace = False
+        for (kind, name), item in self._losses.items():
+            self._apply(kind, name, item)
+        self._losses.clear()
+        before = self.snapshot
+        return self._settle(), self.snapshot is not before
 
     def on_response(self, update: Update) -> tuple[tuple[Ask, ...], bool]:
         """Apply a response. Gives the requests to send, the ACK or NACK first, and whether the snapshot changed."""
@@ -149,16 +164,25 @@ class Subscription:
     # Inside
 
     def _accept(self, update: Update) -> None:
-        held, gone, asked = self._held[update.kind], self._gone[update.kind], self._subscribed[update.kind]
-        for item in update.items:
-            if item.name in asked:  # an answer may cross our unsubscribing
-                held[item.name] = item
-                gone.discard(item.name)
-        for name in update.removed:
+        news: list[tuple[str, Item | None]] = [(item.name, item) for item in update.items]
+        news += [(name, None) for name in update.removed]
+        for name, item in news:
+            if name not in self._subscribed[update.kind]:  # an answer may cross our unsubscribing
+                continue
+            if self._in_grace and name in self._held[update.kind] and _is_loss(item):
+                self._losses[update.kind, name] = item
+            else:
+                self._losses.pop((update.kind, name), None)
+                self._apply(update.kind, name, item)
+
+    def _apply(self, kind: Kind, name: str, item: Item | None) -> None:
+        if item is not None:
+            self._held[kind][name] = item
+            self._gone[kind].discard(name)
+        elif kind is not Kind.ROUTE or name not in self._held[kind]:
             # Envoy keeps a route configuration that is removed while a listener names it.
-            if name in asked and not (update.kind is Kind.ROUTE and name in held):
-                held.pop(name, None)
-                gone.add(name)
+            self._held[kind].pop(name, None)
+            self._gone[kind].add(name)
 
     def _settle(self) -> tuple[Ask, ...]:
         self._publish()
@@ -308,6 +332,12 @@ def _named_by(value: Value) -> tuple[str, ...]:
             return (value.assignment,) if value.assignment else ()
         case _:
             return ()
+
+
+def _is_loss(item: Item | None) -> bool:
+    if item is None:
+        return True
+    return isinstance(item.value, Assignment) and not any(endpoint.healthy for endpoint in item.value.endpoints)
 
 
 def _frozen(values: dict[str, _T]) -> Mapping[str, _T]:

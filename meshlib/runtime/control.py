@@ -1,0 +1,376 @@
+"""The control thread: the one owner of the subscription, fed by a queue of events.
+
+    callers ──Wanted, Served──┐                       ┌─> snapshot (read by everybody, no lock)
+    stream  ──Arrived, Ended──┼─> queue ─> this thread┼─> requests on the stream
+    time    ──────────────────┘                       └─> waiting callers
+
+    CONNECTING ──first response──> LIVE ──stream ends──> CONNECTING
+        └── patience over, or credential refused ──> DOWN ──first response──> LIVE
+
+While CONNECTING callers wait; while DOWN they are answered at once: from what is known, from the disk, or Absent.
+Rule 1: losing the control plane changes nothing for what is known.
+Rule 2: an outage is told once, its end once.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from meshlib.config.snapshot import ABSENT, Snapshot
+from meshlib.config.subscription import Ask, Subscription
+from meshlib.errors import ControlPlaneError, CredentialError, MeshError
+from meshlib.runtime.cache import DiskCache
+from meshlib.runtime.events import Announcement, Arrived, Ended, Event, Found, Served, State, Stopped, Unanswered, Wanted
+from meshlib.runtime.settings import Settings
+from meshlib.runtime.xds import Stream, from_response, item
+
+PATIENCE = 2.0
+"""Seconds that a request waits for a control plane that has not answered yet."""
+GRACE = 10.0
+"""Seconds after a reconnect before losses count: longer than the longest wait of others who reconnect as well."""
+FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
+"""Seconds between tries to connect; doubling."""
+CACHE_QUIET = 1.0
+"""Seconds between a change and its writing to disk."""
+MOST_ABSENT = 2000
+"""Names outside the mesh that are followed; beyond, all are forgotten and asked for again when used."""
+
+_log = logging.getLogger("meshlib")
+
+
+class Link(Protocol):
+    """A stream, as this thread uses it."""
+
+    def send(self, asks: Iterable[Ask]) -> None:
+        """Queue requests."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+Open = Callable[[Settings, Announcement, Callable[[bytes], None], Callable[[ControlPlaneError], None]], Link]
+
+
+def retry_wait(failures: int, chance: float) -> float:
+    """Seconds before the next try: doubling, between half and all of it, so that not everybody comes back at once.
+
+    Args:
+        failures: tries that failed since the last success; at least 1.
+        chance: uniform in [0.0, 1.0).
+    """
+    ceiling = min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 16))
+    return ceiling * (0.5 + 0.5 * chance)
+
+
+class Control:
+    """Runs until `stop`. Every public method may be called from any thread.
+
+    Args:
+        address: the IP address to announce until a server says another.
+        clock: seconds, monotonic. dice: uniform in [0.0, 1.0).
+        on_change: told each new snapshot, in the control thread.
+        open_stream: makes a stream; tests give their own.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        address: str,
+        dice: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+        on_change: Callable[[Snapshot], None] = lambda snapshot: None,
+        open_stream: Open = Stream,
+    ) -> None:
+        self.snapshot: Snapshot
+        self.state = State.CONNECTING
+        self.problem: MeshError | None = None
+        self.acknowledged = threading.Event()  # the control plane answered for the port that we serve
+        self.announcement = Announcement(address)
+        self._settings = settings
+        self._dice, self._clock, self._open, self._on_change = dice, clock, open_stream, on_change
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        # Below: the control thread's own.
+        self._subscription = Subscription()
+        self.snapshot = self._subscription.snapshot
+        self._waiters: dict[str, list[Future[Found]]] = {}
+        self._unanswered: set[str] = set()
+        self._stream: Link | None = None
+        self._number = 0
+        self._failures = 0
+        self._was_live = False
+        self._restored = False
+        self._told = ""
+        self._timers: dict[Callable[[], None], float] = {}
+        self._cache = DiskCache(_cache_folder(settings), item)
+
+    def start(self) -> None:
+        """Begin. Call once."""
+        self._thread = threading.Thread(target=self._run, name="meshlib-control", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the stream and the thread; waiting callers get Absent. Idempotent."""
+        self._events.put(Stopped())
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def want(self, name: str) -> Future[Found]:
+        """Follow a destination; the future is resolved when it is known or known to be out of reach."""
+        waiter: Future[Found] = Future()
+        self._events.put(Wanted(name, waiter))
+        return waiter
+
+    def give_up(self, name: str) -> None:
+        """A caller waited long enough: until news of `name` comes, others need not wait."""
+        self._events.put(Unanswered(name))
+
+    def serve(self, announcement: Announcement) -> None:
+        """Announce our port, in place of the one before."""
+        self.acknowledged.clear()
+        self._events.put(Served(announcement))
+
+    # The thread
+
+    def _run(self) -> None:
+        while True:
+            event = self._next()
+            if isinstance(event, Stopped):
+                break
+            try:
+                self._handle(event)
+            except Exception:  # a fault of ours must not stop the mesh: what is known goes on being used
+                _log.exception("meshlib: handling %s failed", type(event).__name__)
+        self._close()
+
+    def _next(self) -> Event | None:
+        wait = max(0.0, min(self._timers.values()) - self._clock()) if self._timers else None
+        try:
+            return self._events.get(timeout=wait)
+        except queue.Empty:
+            return None
+
+    def _handle(self, event: Event | None) -> None:
+        match event:
+            case Wanted():
+                self._want(event)
+            case Unanswered():
+                self._on_unanswered(event.name)
+            case Served():
+                self._on_served(event.announcement)
+            case Arrived() if event.number == self._number:
+                self._on_arrived(event.raw)
+            case Ended() if event.number == self._number:
+                self._on_ended(event.error)
+            case _:
+                pass  # a timer, or a word from a stream that is no longer ours
+        self._run_due()
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self._timers[action] = self._clock() + seconds
+
+    def _run_due(self) -> None:
+        now = self._clock()
+        for action in [action for action, at in self._timers.items() if at <= now]:
+            if self._timers.pop(action, None) is not None:
+                action()
+
+    # Callers
+
+    def _want(self, event: Wanted) -> None:
+        self._waiters.setdefault(event.name, []).append(event.waiter)
+        if event.name not in self._subscription.wanted_names:
+            self._forget_some_absent()
+            self._send(self._subscription.want((event.name,)))
+            self._publish()
+        if self.state is State.DOWN or event.name in self._unanswered:
+            self._answer((event.name,), otherwise=ABSENT)
+        else:
+            self._answer((event.name,))
+
+    def _forget_some_absent(self) -> None:
+        # A crawler asks for a new host with every request; what is outside the mesh must not pile up.
+        if len(self.snapshot.absent) >= MOST_ABSENT:
+            self._send(self._subscription.forget(self.snapshot.absent))
+
+    def _on_unanswered(self, name: str) -> None:
+        if self.snapshot.destination(name) is not None or name in self._unanswered:
+            return
+        if self.state is State.LIVE and not self._unanswered:
+            _log.warning(
+                "meshlib: the control plane at %s does not answer for %s; requests to it go outside the mesh until it does",
+                self._settings.control_plane,
+                name,
+            )
+        self._unanswered.add(name)
+
+    def _answer(self, names: Iterable[str], otherwise: Found | None = None) -> None:
+        for name in names:
+            found = self.snapshot.destination(name) or otherwise
+            if found is None:
+                continue
+            for waiter in self._waiters.pop(name, ()):
+                if waiter.set_running_or_notify_cancel():
+                    waiter.set_result(found)
+
+    def _on_served(self, announcement: Announcement) -> None:
+        before = self.announcement
+        if before == announcement and before.inbound_name in self._subscription.wanted_names:
+            self._acknowledge()
+            return
+        self.announcement = announcement
+        self._drop_stream()  # a node is told in the first request of a stream only
+        self._subscription.forget((before.inbound_name,))
+        self._subscription.want((announcement.inbound_name,))
+        self._failures = 0
+        self._connect()
+
+    def _acknowledge(self) -> None:
+        name = self.announcement.inbound_name
+        if name in self.snapshot.inbound or name in self.snapshot.absent:
+            self.acknowledged.set()
+
+    # The stream
+
+    def _connect(self) -> None:
+        if self._stream is not None or not self._subscription.wanted_names:
+            return
+        self._timers.pop(self._connect, None)
+        self._number += 1
+        try:
+            self._stream = self._open(
+                self._settings, self.announcement, partial(self._arrived, self._number), partial(self._ended, self._number)
+            )
+        except MeshError as error:
+            self._on_failure(error)
+            return
+        if self.state is State.CONNECTING and self._lose_patience not in self._timers:
+            self._after(PATIENCE, self._lose_patience)
+        # A stream that we ourselves reopen meets a control plane that knows everybody: no grace.
+        self._send(self._subscription.on_connect(grace=self.state is not State.LIVE))
+
+    def _arrived(self, number: int, raw: bytes) -> None:
+        self._events.put(Arrived(number, raw))
+
+    def _ended(self, number: int, error: ControlPlaneError) -> None:
+        self._events.put(Ended(number, error))
+
+    def _send(self, asks: tuple[Ask, ...]) -> None:
+        if self._stream is not None:
+            self._stream.send(asks)
+        elif self._connect not in self._timers:
+            self._connect()
+
+    def _drop_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        self._number += 1
+        self._subscription.on_disconnect()
+        self._timers.pop(self._end_grace, None)
+        if stream is not None:
+            stream.close()
+
+    def _on_arrived(self, raw: bytes) -> None:
+        self._on_live()
+        update = from_response(raw)
+        if update is None:
+            return
+        if update.problem:
+            _log.error("meshlib: refused %s from the control plane, the old one stays: %s", update.kind.value, update.problem)
+        asks, changed = self._subscription.on_response(update)
+        self._send(asks)
+        if changed:
+            self._publish()
+
+    def _on_live(self) -> None:
+        if self.state is State.LIVE:
+            return
+        if self._told:
+            _log.info("meshlib: the control plane at %s is back", self._settings.control_plane)
+        if self._was_live or self._restored:
+            self._after(GRACE, self._end_grace)
+        self.state, self._was_live = State.LIVE, True
+        self.problem, self._told, self._failures = None, "", 0
+        self._unanswered.clear()
+        self._timers.pop(self._lose_patience, None)
+
+    def _end_grace(self) -> None:
+        asks, changed = self._subscription.on_grace_over()
+        self._send(asks)
+        if changed:
+            self._publish()
+
+    def _on_ended(self, error: ControlPlaneError) -> None:
+        self._drop_stream()
+        if self.state is State.LIVE:
+            self.state = State.CONNECTING
+            self._after(PATIENCE, self._lose_patience)
+        self._on_failure(error)
+
+    def _on_failure(self, error: MeshError) -> None:
+        self.problem = error
+        self._failures += 1
+        self._after(retry_wait(self._failures, self._dice()), self._connect)
+        self._restore()
+        self._answer(tuple(self._waiters))
+        if isinstance(error, CredentialError):  # waiting will not make the token right
+            self._go_down()
+
+    def _lose_patience(self) -> None:
+        if self.state is State.CONNECTING:
+            self._go_down()
+
+    def _go_down(self) -> None:
+        self.state = State.DOWN
+        self._restore()
+        self._tell_outage()
+        self._answer(tuple(self._waiters), otherwise=ABSENT)
+
+    def _tell_outage(self) -> None:
+        what = str(self.problem or f"the control plane at {self._settings.control_plane} does not answer")
+        if not self._told:
+            known = len(self.snapshot.destinations)
+            _log.warning(
+                "meshlib: %s; going on with what is known (%d destinations), other hosts go outside the mesh", what, known
+            )
+        self._told = self._told or what
+
+    # What is in force, and its copy on disk
+
+    def _publish(self) -> None:
+        self.snapshot = self._subscription.snapshot
+        self._unanswered = {name for name in self._unanswered if self.snapshot.destination(name) is None}
+        self._answer(tuple(self._waiters))
+        self._acknowledge()
+        if self._write_cache not in self._timers:
+            self._after(CACHE_QUIET, self._write_cache)
+        self._on_change(self.snapshot)
+
+    def _restore(self) -> None:
+        if self._restored or self._was_live:
+            return
+        self._restored = True
+        self._subscription.restore(self._cache.load())
+        self.snapshot = self._subscription.snapshot
+
+    def _write_cache(self) -> None:
+        in_force: dict[str, object] = {**self.snapshot.destinations, **self.snapshot.inbound}
+        self._cache.keep(in_force, self.snapshot.absent, self._subscription.complete)
+
+    def _close(self) -> None:
+        self._drop_stream()
+        if self._write_cache in self._timers:
+            self._write_cache()
+        self._answer(tuple(self._waiters), otherwise=ABSENT)
+
+
+def _cache_folder(settings: Settings) -> Path:
+    owner = settings.workload if settings.service else "client"
+    return Path(settings.cache_dir) / f"{settings.namespace}.{owner}"

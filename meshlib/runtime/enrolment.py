@@ -1,0 +1,71 @@
+"""The thread that gets our certificate and renews it.
+
+A thread of its own: a request to the CA may wait for many seconds, and callers of the control thread must not wait with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from meshlib.errors import MeshError
+from meshlib.runtime.ca import CertificateAuthority, Renewal
+from meshlib.runtime.certificates import Certificates
+from meshlib.runtime.settings import Settings
+
+LONGEST_SLEEP = 60.0  # seconds: a suspended machine or a corrected clock is noticed within this
+RETRY = 5.0  # seconds after a fault of ours
+
+_log = logging.getLogger("meshlib")
+
+
+class Enrolment:
+    """Keeps `certificates` fresh until `stop`.
+
+    Args:
+        on_identity: told our SPIFFE id whenever it changes.
+    """
+
+    def __init__(self, settings: Settings, certificates: Certificates, on_identity: Callable[[str], None]) -> None:
+        self.problem: MeshError | None = None
+        self._certificates = certificates
+        self._on_identity = on_identity
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="meshlib-certificates", daemon=True)
+        authority = CertificateAuthority(settings.control_plane, settings.read_root_cert, settings.read_token, time.time)
+        self._renewal = Renewal(authority, certificates, settings.certificate_lifetime, time.time, random.random)
+        self._known_as = ""
+        self._told = ""
+
+    def start(self) -> None:
+        """Begin. Call once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the request that is under way, if any, without waiting for it."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        wait = 0.0
+        while not self._stopped.wait(min(wait, LONGEST_SLEEP)):
+            try:
+                wait = self._renewal.step()
+                self.problem = self._renewal.problem
+            except Exception:  # a fault of ours must not end renewal: the certificate would run out
+                _log.exception("meshlib: renewing the certificate failed")
+                wait = RETRY
+            self._tell()
+
+    def _tell(self) -> None:
+        """Log each new problem once, and tell a new identity."""
+        what = str(self.problem or "")
+        if what and what != self._told:
+            _log.warning("meshlib: no new certificate: %s", what)
+        self._told = what
+        if self._certificates.spiffe_id != self._known_as:
+            self._known_as = self._certificates.spiffe_id
+            self._on_identity(self._known_as)
+            _log.info("meshlib: this process is %s", self._known_as)

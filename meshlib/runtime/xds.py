@@ -1,0 +1,182 @@
+"""The delta ADS stream: protobuf envelopes and gRPC here, facts (`meshlib.config.subscription`) everywhere else.
+
+One stream, one connection. A thread of its own reads it; nothing here waits or retries, `control` does.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import grpc
+
+from meshlib._version import __version__
+from meshlib.config.decode import TYPE_URLS, decode
+from meshlib.config.messages import message
+from meshlib.config.subscription import Ask, Item, Kind, Update
+from meshlib.errors import ConfigurationError, ControlPlaneError, CredentialError
+from meshlib.runtime.events import Announcement
+from meshlib.runtime.settings import Settings
+
+METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+INVALID_ARGUMENT = 3  # google.rpc.Code; what Envoy puts in a NACK
+
+_CHANNEL_OPTIONS = (
+    # Each try is a connection of its own: no back-off and no state shared with other channels of the process.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", -1),
+    # A server's default allows one ping in five minutes and closes connections that ping more often.
+    ("grpc.keepalive_time_ms", 330_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
+_log = logging.getLogger("meshlib")
+_KINDS = {url: kind for kind, url in TYPE_URLS.items()}
+
+
+def node(settings: Settings, announcement: Announcement) -> Any:
+    """The xDS node in Istio's form: `library~<ip>~<instance>.<namespace>~<namespace>.svc.<domain>`."""
+    region, zone, sub_zone = settings.locality.region, settings.locality.zone, settings.locality.sub_zone
+    found = message("envoy.config.core.v3.Node")(
+        id=f"library~{announcement.address}~{settings.instance}.{settings.namespace}~{settings.namespace}.svc.{settings.domain}",
+        cluster=f"{settings.service or settings.workload}.{settings.namespace}",
+        locality={"region": region, "zone": zone, "sub_zone": sub_zone},
+        user_agent_name="meshlib",
+        user_agent_version=__version__,
+    )
+    found.metadata.update(
+        {
+            "GENERATOR": "library",
+            "NAMESPACE": settings.namespace,
+            "NAME": settings.instance,
+            "WORKLOAD_NAME": settings.workload,
+            "LABELS": dict(settings.labels),
+            "CLUSTER_ID": "Kubernetes",
+            "INSTANCE_IPS": announcement.address,
+            "MESHLIB_SERVICES": _registrations(settings, announcement),
+        }
+    )
+    return found
+
+
+def _registrations(settings: Settings, announcement: Announcement) -> list[dict[str, str | int]]:
+    if not settings.service or not announcement.target_port:
+        return []
+    port = announcement.target_port
+    return [{"service": settings.service, "port": settings.port or port, "target_port": port, "protocol": settings.protocol}]
+
+
+def to_request(ask: Ask, node: Any | None = None) -> bytes:
+    """A delta request on the wire; the node goes with the first one of a stream."""
+    request = message("envoy.service.discovery.v3.DeltaDiscoveryRequest")(
+        type_url=TYPE_URLS[ask.kind],
+        resource_names_subscribe=ask.subscribe,
+        resource_names_unsubscribe=ask.unsubscribe,
+        initial_resource_versions=dict(ask.versions),
+        response_nonce=ask.nonce,
+    )
+    if node is not None:
+        request.node.CopyFrom(node)
+    if ask.problem:
+        request.error_detail.code = INVALID_ARGUMENT
+        request.error_detail.message = ask.problem
+    return bytes(request.SerializeToString())
+
+
+def from_response(raw: bytes) -> Update | None:
+    """A delta response as facts, its resources decoded; None for a type we never asked for."""
+    response = message("envoy.service.discovery.v3.DeltaDiscoveryResponse").FromString(raw)
+    kind = _KINDS.get(response.type_url)
+    if kind is None:
+        return None
+    items, problems = [], []
+    for resource in response.resources:
+        try:
+            items.append(_item(kind, resource))
+        except ConfigurationError as error:
+            problems.append(f"{resource.name}: {error}")
+        except Exception as error:  # a fault of ours in decoding must end as a NACK, not end the thread
+            _log.exception("meshlib: decoding %s failed", resource.name)
+            problems.append(f"{resource.name}: {type(error).__name__}: {error}")
+    return Update(kind, response.nonce, tuple(items), tuple(response.removed_resources), "; ".join(problems))
+
+
+def _item(kind: Kind, resource: Any) -> Item:
+    if resource.resource.type_url != TYPE_URLS[kind]:
+        raise ConfigurationError(f"is a {resource.resource.type_url or '(nothing)'} in a response of {TYPE_URLS[kind]}")
+    return item(kind, resource.name, resource.version, resource.resource.value)
+
+
+def item(kind: Kind, name: str, version: str, body: bytes) -> Item:
+    """A resource decoded. Raises ConfigurationError, also for one that says another name than it was sent under."""
+    value = decode(kind, body)
+    if value.name != name:
+        raise ConfigurationError(f"the resource calls itself {value.name!r}", field="name")
+    return Item(name, version, value, body)
+
+
+class Stream:
+    """One open stream. `on_response` and `on_end` are called in the stream's own thread; `on_end` once, last.
+
+    Raises SettingsError if the credential or the root certificate cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        announcement: Announcement,
+        on_response: Callable[[bytes], None],
+        on_end: Callable[[ControlPlaneError], None],
+    ) -> None:
+        self._address = settings.control_plane
+        self._node: Any | None = node(settings, announcement)
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        token = settings.read_token()
+        credentials = grpc.ssl_channel_credentials(root_certificates=settings.read_root_cert())
+        self._channel = grpc.secure_channel(self._address, credentials, options=_CHANNEL_OPTIONS)
+        call = self._channel.stream_stream(METHOD)
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._call = call(iter(self._outgoing.get, None), metadata=metadata)
+        reader = threading.Thread(target=self._read, args=(on_response, on_end), name="meshlib-xds", daemon=True)
+        reader.start()
+
+    def send(self, asks: Iterable[Ask]) -> None:
+        """Queue requests; never waits."""
+        for ask in asks:
+            self._outgoing.put(to_request(ask, self._node))
+            self._node = None
+
+    def close(self) -> None:
+        """End the stream and its connection; idempotent."""
+        self._outgoing.put(None)
+        self._call.cancel()
+        self._channel.close()
+
+    def _read(self, on_response: Callable[[bytes], None], on_end: Callable[[ControlPlaneError], None]) -> None:
+        try:
+            for raw in self._call:
+                on_response(raw)
+        except grpc.RpcError as error:
+            on_end(_translated(error, self._address))
+        else:
+            on_end(ControlPlaneError(f"the control plane at {self._address} ended the stream"))
+        finally:
+            self._outgoing.put(None)  # lets gRPC's sending thread end
+
+
+def _translated(error: grpc.RpcError, address: str) -> ControlPlaneError:
+    code, details = error.code(), (error.details() or "").strip()
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return CredentialError(
+            f"the control plane at {address} refused the credential: {details}; "
+            "get a new one with `meshlib token create` and set MESHLIB_TOKEN or MESHLIB_TOKEN_FILE"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in details or "certificate verify failed" in details:
+        return ControlPlaneError(
+            f"the control plane at {address} cannot be trusted: {details}; "
+            "set MESHLIB_ROOT_CERT to its root certificate, and check this machine's clock"
+        )
+    return ControlPlaneError(f"the control plane at {address} cannot be reached: {code.name}: {details}")
