@@ -97,7 +97,7 @@ def _with_extra(wanted: inspect.Metadata, inner: inspect.Type, data: Any, path: 
     extra = wanted.extra or {}
     found = list(_check(inner, data, path))
     if "problem" in extra and found and isinstance(data, int):
-        yield Mistake(path, f"{_invalid(data)}: {extra['problem']}")
+        yield Mistake(path, f'Invalid value: "integer": {extra["problem"]}', f"{data} is not")
         return
     yield from found
     if "unique" in extra and not found:
