@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from . import names
-from .model import Instance, MeshObject, Node, ObjectKey, Registration, Service, ServicePort, World
-from .translate.service_entry import declared_services
+from meshlib_control import names
+from meshlib_control.index import indexed
+from meshlib_control.model import Instance, MeshObject, Node, ObjectKey, Registration, Service, ServicePort, World
+from meshlib_control.translate.service_entry import declared_services
 
 
 class Registry:
@@ -68,7 +69,7 @@ class Registry:
         with self._lock:
             self._revision += 1
             revision, nodes = self._revision, tuple(self._streams.values())
-        world = replace(self._empty, objects=MappingProxyType(dict(objects)), revision=revision)
+        world = indexed(replace(self._empty, objects=MappingProxyType(dict(objects)), revision=revision))
         services = _registered_services(nodes, world.domain_suffix)
         for declared in declared_services(world, nodes):
             known = services.get(declared.hostname)

@@ -3,18 +3,24 @@
 Rule 1: readers get one world; a `NodeView` never mixes two.
 Rule 2: a resource is translated once per world and kind of view, when the first client asks. Nodes that translation cannot
         tell apart (same kind, namespace and labels) share it.
+Rule 3: a fault of ours in translating one resource neither ends the stream of a client (its lease) nor takes the resource
+        away: what the previous world gave stays.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from meshlib_control.model import Node, Resource, World
 from meshlib_control.translate import translate, wildcard_names
 
+_log = logging.getLogger(__name__)
+
 ViewKey = tuple[str, str, tuple[tuple[str, str], ...]]
+Place = tuple[ViewKey, str, str]  # view, type_url, name
 
 
 def view_key(node: Node) -> ViewKey:
@@ -24,10 +30,15 @@ def view_key(node: Node) -> ViewKey:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One world and what was made of it. Resources are only ever added, so readers need no lock."""
+    """One world and what was made of it. Resources are only ever added, so readers need no lock.
+
+    Args:
+        previous: what was made of the world before.
+    """
 
     world: World
-    made: dict[tuple[ViewKey, str, str], Resource] = field(default_factory=dict)
+    made: dict[Place, Resource] = field(default_factory=dict)
+    previous: Mapping[Place, Resource] = field(default_factory=dict)
 
     def view(self, node: Node) -> NodeView:
         """This world as a node sees it."""
@@ -50,10 +61,18 @@ class NodeView:
     def resource(self, type_url: str, name: str) -> Resource | None:
         """A resource; None if it does not exist for this node."""
         place = (self.key, type_url, name)
-        made = self.snapshot.made.get(place) or translate(self.snapshot.world, self.node, type_url, name)
+        made = self.snapshot.made.get(place) or self._translated(place)
         if made is not None:  # absent names are not kept: there is no end to them
             self.snapshot.made[place] = made
         return made
+
+    def _translated(self, place: Place) -> Resource | None:
+        _, type_url, name = place
+        try:
+            return translate(self.snapshot.world, self.node, type_url, name)
+        except Exception:  # rule 3
+            _log.exception("translating %s %s failed; its clients keep what they have", type_url, name)
+            return self.snapshot.previous.get(place)
 
     def names(self, type_url: str) -> Collection[str]:
         """What a wildcard subscription of this type means."""
@@ -77,5 +96,5 @@ class Snapshots:
         with self._lock:
             if world.revision < self._current.world.revision:
                 return False
-            self._current = Snapshot(world)
+            self._current = Snapshot(world, previous=self._current.made)
         return True

@@ -81,7 +81,9 @@ def test_cluster_name_round_trip() -> None:
     assert name.sni == "outbound_.9080_.v2_.reviews.default.svc.cluster.local"
 
 
-@pytest.mark.parametrize("name", ["", "outbound", "outbound|x||h", "outbound|80|h", "inbound|80||", "outbound|0||h", "outbound|70000||h"])
+@pytest.mark.parametrize(
+    "name", ["", "outbound", "outbound|x||h", "outbound|80|h", "inbound|80||", "outbound|0||h", "outbound|70000||h"]
+)
 def test_other_names_are_no_clusters(name: str) -> None:
     """Garbage in a subscription is not an error: the resource does not exist."""
     assert names.parse_cluster_name(name) is None

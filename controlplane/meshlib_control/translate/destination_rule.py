@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meshlib_control import names
-from meshlib_control.kinds import DestinationRule
+from meshlib_control.index import rivals
 from meshlib_control.kinds.destination_rule import (
     ClientTls,
     ConnectionPool,
@@ -78,12 +77,11 @@ class RuleSet:
 
 def rules_for(world: World, node: Node, service: Service) -> RuleSet:
     """The rules that count for a client that calls a service; an empty set if there is none (rules 1 to 3)."""
-    everything = [item for item in world.of_kind("DestinationRule") if isinstance(item.spec, DestinationRule)]
     for namespace in _lookup_order(world, node, service):
-        here = [item for item in everything if item.key.namespace == namespace and _may_use(item, node)]
-        host = names.most_specific(service.hostname, {_host(world, item) for item in here})
-        if host is not None:
-            return _merged(_selected([item for item in here if _host(world, item) == host], node))
+        for _, items in rivals(world, "DestinationRule", service.hostname):
+            here = [item for item in items if item.key.namespace == namespace and _may_use(item, node)]
+            if here:
+                return _merged(_selected(here))
     return RuleSet()
 
 
@@ -99,11 +97,7 @@ def _may_use(item: MeshObject, node: Node) -> bool:
     return home == node.namespace or visible(item.spec.export_to, home, node.namespace)
 
 
-def _host(world: World, item: MeshObject) -> str:
-    return names.resolve(item.spec.host, item.key.namespace, world.domain_suffix)
-
-
-def _selected(items: list[MeshObject], node: Node) -> list[MeshObject]:
+def _selected(items: list[MeshObject]) -> list[MeshObject]:
     special = [item for item in items if item.spec.workload_selector is not None]
     chosen = special or items
     return [item for item in chosen if set(item.spec.export_to) == set(chosen[0].spec.export_to)]

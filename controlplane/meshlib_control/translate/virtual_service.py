@@ -14,7 +14,8 @@ from typing import Any
 
 from meshlib.config.messages import pack
 from meshlib_control import names
-from meshlib_control.kinds import Destination, VirtualService
+from meshlib_control.index import rivals
+from meshlib_control.kinds import Destination
 from meshlib_control.kinds.virtual_service import HttpMatch, HttpRoute
 from meshlib_control.model import MeshObject, Node, World
 from meshlib_control.names import ClusterName
@@ -29,27 +30,16 @@ MESH = "mesh"
 
 def virtual_service_for(world: World, host: str, namespace: str) -> MeshObject | None:
     """The VirtualService that decides for clients of a namespace that call a host; None if there is none (rule 1)."""
-    best: tuple[tuple[bool, int, str], int] | None = None
-    chosen = None
-    for item in world.of_kind("VirtualService"):
-        rank = _rank(item, namespace)
-        pattern = names.most_specific(host, hosts(item, world.domain_suffix)) if rank is not None else None
-        if rank is None or pattern is None:
-            continue
-        key = (names.specificity(pattern), rank)
-        if best is None or key < best:
-            best, chosen = key, item
-    return chosen
-
-
-def hosts(item: MeshObject, domain: str) -> list[str]:
-    """The hosts of a VirtualService as full names."""
-    return [names.resolve(host, item.key.namespace, domain) for host in item.spec.hosts]
+    for _, items in rivals(world, "VirtualService", host):
+        ranked = [(rank, item) for item in items if (rank := _rank(item, namespace)) is not None]
+        if ranked:
+            return min(ranked, key=lambda entry: entry[0])[1]  # of equals the first, which is the oldest
+    return None
 
 
 def _rank(item: MeshObject, namespace: str) -> int | None:
     spec = item.spec
-    if not isinstance(spec, VirtualService) or (spec.gateways and MESH not in spec.gateways):
+    if spec.gateways and MESH not in spec.gateways:
         return None
     return visibility(spec.export_to, item.key.namespace, namespace)
 
