@@ -99,13 +99,13 @@ def _admit_connections(server_class: type[BaseWSGIServer]) -> None:
     @functools.wraps(original)
     def finish_request(self: BaseWSGIServer, request: Any, client_address: Any) -> None:
         import meshlib
-        from meshlib_wsgi.connection import ConnectionRefused, admitted
+        from meshlib_wsgi import connection as door
 
         if self.ssl_context is not None:
             return original(self, request, client_address)
         try:
-            connection = admitted(request, meshlib.default())
-        except ConnectionRefused:
+            connection = door.admitted(request, meshlib.default(), door.PATIENCE)
+        except door.ConnectionRefused:
             return None  # the caller closes it
         try:
             return original(self, connection, client_address)

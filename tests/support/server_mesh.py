@@ -1,0 +1,79 @@
+"""A mesh in a folder: a server process takes mode and certificate from files and leaves events and ports in files.
+
+What a control plane would send, a test writes; what the mesh would tell, a test reads. Certificates, telemetry and inbound
+rules are the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+from meshlib.config.model import PeerMode
+from meshlib.inbound.admit import InboundPort
+from meshlib.runtime.certificates import Certificates, identity_of
+from meshlib.runtime.settings import Settings
+from meshlib.telemetry.events import RequestEvent
+from meshlib.telemetry.records import Telemetry
+from meshlib.telemetry.workloads import local_workload
+
+
+class FolderMesh:
+    """What the server adapters need of `meshlib.runtime.mesh.Mesh`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = Settings(service="reviews")
+        self.telemetry = Telemetry(local_workload(service="reviews", namespace="default"))
+        self.telemetry.add_listener(self._keep)
+        self._certificates = Certificates()
+        self._loaded = 0
+        self._lock = threading.Lock()
+
+    @property
+    def inbound(self) -> InboundPort:
+        return InboundPort(PeerMode((self.folder / "mode").read_text()))
+
+    @property
+    def certificates(self) -> Certificates:
+        """Always the newest in the folder, as if the control plane had answered just now."""
+        newest = max((int(path.stem) for path in self.folder.glob("*.identity")), default=0)
+        with self._lock:
+            if newest > self._loaded:
+                leaf, key, root = json.loads((self.folder / f"{newest}.identity").read_text())
+                self._certificates.install(identity_of([leaf, root], key.encode()))
+                self._loaded = newest
+        return self._certificates
+
+    def start(self) -> None:
+        self._leave("started", "")
+
+    def close(self) -> None:
+        self._leave("closed", "")
+
+    def serve(self, port: int, address: str = "") -> None:
+        self._leave("served", f"{address}:{port}")
+
+    def _keep(self, event: RequestEvent) -> None:
+        kept = {
+            "status": event.status,
+            "flags": event.flags,
+            "method": event.method,
+            "path": event.path,
+            "peer": event.peer.spiffe_id,
+            "secured": event.secured,
+            "request_id": event.request_id,
+            "sent": event.bytes_sent,
+            "received": event.bytes_received,
+            "duration": event.duration,
+            "pid": os.getpid(),
+        }
+        with (self.folder / "events").open("a") as file:
+            file.write(json.dumps(kept) + "\n")
+
+    def _leave(self, what: str, text: str) -> None:
+        place = self.folder / f"{os.getpid()}.{what}"
+        place.with_suffix(".tmp").write_text(text)
+        place.with_suffix(".tmp").rename(place)
