@@ -130,7 +130,9 @@ class Balancer:
         self.assignment = assignment
         self._active = active
         self.endpoints = cluster.endpoints if assignment is None else assignment.endpoints
-        self.hosts = tuple(self._host(endpoint) for endpoint in self.endpoints if endpoint.healthy)
+        # PASSTHROUGH has none to choose from: requests name their address themselves.
+        usable = () if cluster.lb_policy is LbPolicy.PASSTHROUGH else self.endpoints
+        self.hosts = tuple(self._host(endpoint) for endpoint in usable if endpoint.healthy)
         self._pick = _pick_for(cluster.lb_policy, self.hosts) if self.hosts else None
 
     def _host(self, endpoint: Endpoint) -> Host:
