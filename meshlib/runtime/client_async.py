@@ -38,20 +38,24 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"<AsyncClient {self._pool!r}>"
 
-    async def send(self, request: Request, body: AsyncBody = None, *, timeout: Timeout = NO_TIMEOUT) -> AsyncResponse | None:
+    async def send(
+        self, request: Request, body: AsyncBody = None, *, timeout: Timeout = NO_TIMEOUT, host: str = ""
+    ) -> AsyncResponse | None:
         """Send a request and give its response, the body still to be read; None: the host is not in the mesh.
 
         Args:
             body: an iterable is consumed once, while the response may already be coming.
             timeout: the caller's own limits; the earlier of these and the route's count.
+            host: host and port of the URL, if the request's authority (its Host header) says something else.
 
         Raises:
             UpstreamError: there is no response.
             InvalidRequest: it cannot be written as HTTP/1.1.
         """
-        destination = self._mesh.destination(request.authority)
+        asked = host or request.authority
+        destination = self._mesh.destination(asked)
         if destination is None:
-            destination = await self._mesh.resolve_async(request.authority)
+            destination = await self._mesh.resolve_async(asked)
         if isinstance(destination, Absent):
             return None
         call = Call(self._mesh, request, body, timeout)

@@ -36,20 +36,24 @@ class SyncClient:
     def __repr__(self) -> str:
         return f"<SyncClient {self._pool!r}>"
 
-    def send(self, request: Request, body: SyncBody = None, *, timeout: Timeout = NO_TIMEOUT) -> SyncResponse | None:
+    def send(
+        self, request: Request, body: SyncBody = None, *, timeout: Timeout = NO_TIMEOUT, host: str = ""
+    ) -> SyncResponse | None:
         """Send a request and give its response, the body still to be read; None: the host is not in the mesh.
 
         Args:
             body: an iterable is consumed once, and no further once the peer has answered.
             timeout: the caller's own limits; the earlier of these and the route's count.
+            host: host and port of the URL, if the request's authority (its Host header) says something else.
 
         Raises:
             UpstreamError: there is no response.
             InvalidRequest: it cannot be written as HTTP/1.1.
         """
-        destination = self._mesh.destination(request.authority)
+        asked = host or request.authority
+        destination = self._mesh.destination(asked)
         if destination is None:
-            destination = self._mesh.resolve(request.authority)
+            destination = self._mesh.resolve(asked)
         if isinstance(destination, Absent):
             return None
         call = Call(self._mesh, request, body, timeout)
