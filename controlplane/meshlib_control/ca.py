@@ -152,6 +152,11 @@ def bounded(lifetime: timedelta) -> timedelta:
     return DEFAULT_LIFETIME if lifetime <= timedelta(0) else min(lifetime, LONGEST_LIFETIME)
 
 
+def end_of(certificate_pem: str) -> datetime:
+    """When a certificate ends, UTC."""
+    return x509.load_pem_x509_certificate(certificate_pem.encode()).not_valid_after_utc
+
+
 def _create(key_file: Path, certificate_file: Path, now: datetime, organization: str) -> CertificateAuthority:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _self_signed(key, now, organization)

@@ -12,21 +12,9 @@ import grpc
 from .ca import CertificateAuthority, ServerCertificate
 from .errors import CannotStart
 from .listening import Address, cannot_listen, probe
+from .xds.server import SERVER_OPTIONS
 
 OPTION = "--xds-address"
-
-# so_reuseport: gRPC's default lets two servers share a port silently, and each would see half of the clients.
-# max_pending_requests: by default a burst of more than 1,000 new streams (everybody after a restart) is refused at random.
-_OPTIONS = (
-    ("grpc.so_reuseport", 0),
-    ("grpc.server.max_pending_requests", 10_000),
-    ("grpc.server.max_pending_requests_hard_limit", 20_000),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
-)
 
 
 class RenewedCertificate:
@@ -76,7 +64,7 @@ def listen_grpc(
         CannotStart: the port is taken; says by whom and what to do.
     """
     probe(address, OPTION)
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers(tuple(handlers))
     try:
         port = server.add_secure_port(str(address), credentials)

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .model import Finding, MeshObject, ObjectKey, Severity
+from .xds.exchange import SyncState, TypeStatus
+from .xds.server import ProxyStatus
 
 NOT_EFFECTIVE = "MSH0001"
 
@@ -84,3 +86,66 @@ def _effective(findings: Sequence[Finding]) -> dict[str, str]:
 
 def _timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+_STATES = {
+    SyncState.SYNCED: "synced",
+    SyncState.STALE: "pending",
+    SyncState.NACK: "rejected",
+    SyncState.NOT_SENT: "synced",  # asked for nothing that exists: there is nothing to wait for
+}
+
+
+def proxy_data(row: ProxyStatus, now: float) -> dict[str, Any]:
+    """A connected client, for `ps`.
+
+    Args:
+        now: seconds since the epoch.
+    """
+    node = row.node
+    return {
+        "name": node.instance,
+        "namespace": node.namespace,
+        "serviceAccount": node.service_account,
+        "services": list(row.services),
+        "labels": dict(node.labels),
+        "workload": node.workload,
+        "address": node.address,
+        "ports": [
+            {"service": entry.service, "port": entry.port, "targetPort": entry.target_port, "protocol": entry.protocol}
+            for entry in node.registrations
+        ],
+        "client": node.version or node.kind,
+        "kind": node.kind,
+        "status": _STATES[row.state],
+        "types": [_type_data(entry) for entry in row.types],
+        "errors": [
+            {"type": _short(entry.type_url), "error": entry.error, "objects": [str(key) for key in entry.objects]}
+            for entry in row.types
+            if entry.error
+        ],
+        "certificate": time_left(row.certificate_expires, now),
+        "certificateExpires": _timestamp(row.certificate_expires) if row.certificate_expires else None,
+        "connectedSince": _timestamp(row.connected_since),
+    }
+
+
+def time_left(expires: float | None, now: float) -> str:
+    """`23h`, `59m`, `12s`, `expired`; `-` if not known."""
+    if expires is None:
+        return "-"
+    seconds = int(expires - now)
+    if seconds <= 0:
+        return "expired"
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def _type_data(entry: TypeStatus) -> dict[str, Any]:
+    return {"type": _short(entry.type_url), "status": _STATES[entry.state], "resources": entry.resources}
+
+
+def _short(type_url: str) -> str:
+    return type_url.rpartition(".")[2]

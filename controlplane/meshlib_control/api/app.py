@@ -1,0 +1,113 @@
+"""The routes. Each one reads its body, asks the desk, and answers; the desk knows what things mean."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from meshlib._version import __version__
+from meshlib.errors import ConfigurationError, SettingsError
+from meshlib_control.authn import Administrator
+from meshlib_control.desk import Desk, NotFound, Refused
+from meshlib_control.inventory import Conflict, StorageFailure
+
+from .answers import answer_error, answer_problems
+from .bodies import ApplyBody, ExplainBody, TokenBody, read_body
+from .guard import Guard
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(desk: Desk, administrator: Administrator, *, loopback: bool) -> ASGIApp:
+    """The API as an ASGI application.
+
+    Args:
+        loopback: it is bound to a loopback address; the Host header is then checked.
+    """
+    routes = _Routes(desk)
+    app = Starlette(
+        routes=[
+            Route("/ready", routes.ready),
+            Route("/v1/version", routes.version),
+            Route("/v1/apply", routes.apply, methods=["POST"]),
+            Route("/v1/objects", routes.objects),
+            Route("/v1/objects/{kind}/{namespace}/{name}", routes.delete, methods=["DELETE"]),
+            Route("/v1/analyze", routes.analyze),
+            Route("/v1/proxies", routes.proxies),
+            Route("/v1/explain", routes.explain, methods=["POST"]),
+            Route("/v1/tokens", routes.create_token, methods=["POST"]),
+        ],
+        exception_handlers={404: _no_such_path, 405: _no_such_method, **dict.fromkeys(_STATUSES, _refusal)},
+    )
+    return Guard(app, administrator.check, loopback=loopback)
+
+
+class _Routes:
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def ready(self, _: Request) -> Response:
+        return JSONResponse({"ready": True})
+
+    async def version(self, _: Request) -> Response:
+        return JSONResponse({"version": __version__, "revision": self._desk.revision})
+
+    async def apply(self, request: Request) -> Response:
+        body = await read_body(request, ApplyBody)
+        return JSONResponse(self._desk.apply(body.manifests(), body.namespace, body.author, dry_run=body.dry_run))
+
+    async def objects(self, request: Request) -> Response:
+        query = request.query_params
+        items = self._desk.objects(query.get("kind", ""), query.get("namespace", ""), query.get("name", ""))
+        return JSONResponse({"items": items})
+
+    async def delete(self, request: Request) -> Response:
+        kind, namespace, name = (request.path_params[part] for part in ("kind", "namespace", "name"))
+        author = request.query_params.get("author", "api")
+        return JSONResponse({"deleted": self._desk.delete(kind, namespace, name, author)})
+
+    async def analyze(self, _: Request) -> Response:
+        return JSONResponse({"findings": self._desk.analyze()})
+
+    async def proxies(self, _: Request) -> Response:
+        return JSONResponse({"items": self._desk.proxies()})
+
+    async def explain(self, request: Request) -> Response:
+        return JSONResponse(self._desk.explain(await read_body(request, ExplainBody)))
+
+    async def create_token(self, request: Request) -> Response:
+        body = await read_body(request, TokenBody)
+        lifetime = timedelta(seconds=body.lifetime_seconds)
+        return JSONResponse(self._desk.create_token(body.namespace, body.service_account, lifetime))
+
+
+# 507: RFC 4918 11.5, "Insufficient Storage".
+_STATUSES: dict[type[Exception], int] = {
+    Refused: 422,
+    ConfigurationError: 400,
+    SettingsError: 400,
+    NotFound: 404,
+    Conflict: 409,
+    StorageFailure: 507,
+}
+
+
+async def _refusal(_: Request, error: Exception) -> Response:
+    status = next(status for kind, status in _STATUSES.items() if isinstance(error, kind))
+    return answer_problems(status, error.errors if isinstance(error, Refused) else [error])
+
+
+async def _no_such_path(request: Request, _: Exception) -> Response:
+    return answer_error(404, f"there is nothing at {request.url.path}", "GET /v1/objects")
+
+
+async def _no_such_method(request: Request, error: Any) -> Response:
+    allowed = error.headers or {}
+    return answer_error(405, f"{request.method} is not possible at {request.url.path}", allowed.get("Allow", ""), allowed)

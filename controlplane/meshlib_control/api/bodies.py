@@ -1,0 +1,82 @@
+"""What requests carry: typed bodies, refused with a sentence if they are otherwise."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+from starlette.requests import Request
+
+from meshlib.errors import ConfigurationError
+
+Body = TypeVar("Body", bound=Struct)
+
+_Name = Annotated[str, Meta(max_length=253)]
+
+
+class Manifest(Struct, frozen=True):
+    """YAML text and the name of the file that it came from; `api` if it came from none."""
+
+    documents: str
+    file: str = "api"
+
+
+class ApplyBody(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """POST /v1/apply: one text in `documents`, or several in `files`; all are applied, or none.
+
+    Args:
+        namespace: for documents that name none.
+        author: who typed, for the history.
+    """
+
+    documents: str = ""
+    file: str = "api"
+    files: list[Manifest] = []
+    namespace: _Name = "default"
+    dry_run: bool = False
+    author: _Name = "api"
+
+    def manifests(self) -> list[tuple[str, str]]:
+        """File names with their texts."""
+        single = [Manifest(self.documents, self.file)] if self.documents else []
+        return [(manifest.file, manifest.documents) for manifest in (*single, *self.files)]
+
+
+class TokenBody(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """POST /v1/tokens."""
+
+    service_account: str
+    namespace: str = "default"
+    lifetime_seconds: Annotated[int, Meta(ge=0, le=10**9)] = 86400
+
+
+class ExplainBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/explain.
+
+    Args:
+        caller: the service that asks; empty: a client that is no service.
+        namespace: of the caller.
+    """
+
+    url: str
+    method: str = "GET"
+    headers: list[tuple[str, str]] = []
+    caller: str = msgspec.field(default="", name="from")
+    namespace: _Name = "default"
+
+
+class BadBody(ConfigurationError):
+    """The body is no JSON, or not of the form that the path takes."""
+
+
+async def read_body(request: Request, form: type[Body]) -> Body:
+    """The body of a request.
+
+    Raises:
+        BadBody: with the path of what is wrong.
+    """
+    try:
+        return msgspec.json.decode(await request.body(), type=form)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadBody(f"the body is not as expected: {error}") from error

@@ -1,0 +1,94 @@
+"""What a request must show before any route sees it: the right host name, a credential, and a body of bearable size."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from meshlib.errors import CredentialError
+
+from .answers import answer_error
+
+OPEN_PATHS = frozenset({"/ready"})
+LARGEST_BODY = 8 * 1024 * 1024
+
+
+class BodyTooLarge(Exception):
+    """The request's body is larger than `LARGEST_BODY`."""
+
+
+class Guard:
+    """ASGI middleware in front of all routes.
+
+    Args:
+        app: what is guarded.
+        check_credential: raises CredentialError for a missing or wrong `Authorization` header.
+        loopback: only this machine can connect. Then the Host header must say so too: a web page that resolves its own
+            name to 127.0.0.1 (DNS rebinding) would otherwise be let in by the browser.
+    """
+
+    def __init__(self, app: ASGIApp, check_credential: Callable[[str | None], None], *, loopback: bool) -> None:
+        self._app = app
+        self._check_credential = check_credential
+        self._loopback = loopback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it here."""
+        if scope["type"] != "http":
+            return
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        try:
+            await self._app(scope, _limited(receive), send)
+        except BodyTooLarge:
+            await _too_large()(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
+        headers = Headers(scope=scope)
+        if self._loopback and not _is_loopback_name(headers.get("host", "")):
+            return answer_error(421, f"the host {headers.get('host', '')!r} is not served here", "use 127.0.0.1 or localhost")
+        if scope["path"] in OPEN_PATHS:
+            return None
+        if _declared_length(headers) > LARGEST_BODY:
+            return _too_large()
+        try:
+            self._check_credential(headers.get("authorization"))
+        except CredentialError as error:
+            return answer_error(401, str(error), headers={"www-authenticate": "Bearer"})
+        return None
+
+
+def _declared_length(headers: Headers) -> int:
+    text = headers.get("content-length", "0")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _limited(receive: Receive) -> Receive:
+    seen = 0
+
+    async def limited() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > LARGEST_BODY:
+            raise BodyTooLarge
+        return message
+
+    return limited
+
+
+def _too_large() -> ASGIApp:
+    return answer_error(413, f"the body is larger than {LARGEST_BODY // 2**20} MiB", "send fewer documents at once")
+
+
+def _is_loopback_name(host_header: str) -> bool:
+    host = host_header.partition("]")[0].removeprefix("[") if host_header.startswith("[") else host_header.partition(":")[0]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1,0 +1,243 @@
+"""The control plane as one process: everything joined in one asyncio loop, started in order, stopped in reverse.
+
+    store, files -> world -> xDS          registry <- xDS streams
+    CA, tokens -> gRPC over TLS           API over HTTP on loopback
+
+Rule 1: nothing is announced (`current.json`, `/ready`) before everything listens.
+Rule 2: what cannot start says why and what to do, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .api.app import create_app
+from .authn import Administrator, Authenticator
+from .ca import CERTIFICATE_FILE, open_authority
+from .ca_service import certificate_handler
+from .current import FILE as CURRENT_FILE
+from .current import Current
+from .desk import Desk
+from .errors import CannotStart
+from .explaining import asking_node, explain_request, question
+from .grpc_listener import RenewedCertificate, listen_grpc, server_credentials
+from .http_listener import ApiServer
+from .inventory import open_inventory
+from .issued import IssuedCertificates
+from .listening import Address, listen, parse_address
+from .presentation import proxy_data
+from .private_file import replace_file
+from .registry import Registry
+from .tokens import ADMIN_FILE, open_admin_token, open_issuer
+from .xds.server import DiscoveryService
+
+Say = Callable[[str], None]
+
+GRACE = 0.5  # seconds for open streams at the end; clients reconnect anyway
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlaneOptions:
+    """How a control plane is run.
+
+    Args:
+        home: gets `current.json`.
+        data: keys, tokens, objects.
+        config: a folder of YAML that is watched; None: no folder.
+        xds_address, api_address: `HOST:PORT`; port 0 takes any free one.
+        server_names: further names for the server's certificate.
+        quiet, longest: debounce of pushes, seconds.
+    """
+
+    home: Path
+    data: Path
+    config: Path | None = None
+    xds_address: str = "127.0.0.1:15012"
+    api_address: str = "127.0.0.1:15014"
+    server_names: tuple[str, ...] = ()
+    trust_domain: str = "cluster.local"
+    quiet: float = 0.1
+    longest: float = 10.0
+
+
+def utc_now() -> datetime:
+    """The time of day."""
+    return datetime.now(UTC)
+
+
+async def serve(options: ControlPlaneOptions, say: Say) -> None:
+    """Run a control plane until SIGINT or SIGTERM.
+
+    Raises:
+        CannotStart: says why and what to do.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    plane = ControlPlane(options)
+    await plane.start()
+    try:
+        say(_welcome(plane))
+        await stop.wait()
+    finally:
+        await plane.stop()
+
+
+class ControlPlane:
+    """A control plane.
+
+    Args:
+        options: how it is run.
+        clock: the time of day, UTC.
+
+    `xds` and `api` are the addresses it really listens on, known after `start`.
+    """
+
+    def __init__(self, options: ControlPlaneOptions, clock: Callable[[], datetime] = utc_now) -> None:
+        self.options = options
+        self.xds = parse_address(options.xds_address, "--xds-address")
+        self.api = parse_address(options.api_address, "--api-address")
+        self._clock = clock
+        self._closing = contextlib.AsyncExitStack()
+
+    async def start(self) -> None:
+        """Returns once everything listens and `current.json` says so.
+
+        Raises:
+            CannotStart: a port is taken, the data folder is unusable or in use.
+        """
+        async with contextlib.AsyncExitStack() as started:
+            await self._start(started)
+            self._closing = started.pop_all()
+
+    async def stop(self) -> None:
+        """Ends everything in reverse order. Clients keep their configuration and come back."""
+        await self._closing.aclose()
+
+    @property
+    def current(self) -> Current:
+        """Where everything is."""
+        return Current(
+            api=f"{'http' if self.api.loopback else 'https'}://{self.api}",
+            token_file=str(self.options.data.absolute() / ADMIN_FILE),
+            root_cert=str(self.options.data.absolute() / CERTIFICATE_FILE),
+            xds=str(self.xds),
+        )
+
+    async def _start(self, started: contextlib.AsyncExitStack) -> None:
+        options, now = self.options, self._clock()
+        started.enter_context(_exclusive(options.data))
+        authority = open_authority(options.data, now, options.trust_domain)
+        issuer = open_issuer(options.data)
+        administrator = Administrator(open_admin_token(options.data))
+        authenticator = Authenticator(issuer, options.trust_domain, self._clock)
+        inventory = started.enter_context(open_inventory(options.data, options.config))
+        registry, issued = Registry(trust_domain=options.trust_domain), IssuedCertificates()
+        certificate = RenewedCertificate(authority, self._names(), self._clock)
+
+        discovery = DiscoveryService(
+            registry,
+            lambda: registry.world(inventory.objects()),
+            authenticator.grpc_caller,
+            time.time,
+            issued.expires,
+            options.quiet,
+            options.longest,
+        )
+        desk = Desk(
+            inventory=inventory,
+            world=lambda: registry.world(inventory.objects()),
+            changed=discovery.changed,
+            issuer=issuer,
+            proxies=lambda: [proxy_data(row, self._clock().timestamp()) for row in discovery.status()],
+            explain=lambda body: _explain(discovery, registry, options.trust_domain, body),
+            clock=self._clock,
+        )
+        # Both ports are bound before either is served: a taken one leaves nothing behind.
+        listener = started.enter_context(contextlib.closing(listen(self.api, "--api-address")))
+        handlers = [discovery.handler(), certificate_handler(authority, authenticator, self._clock, issued)]
+        server, self.xds = listen_grpc(self.xds, server_credentials(certificate), handlers)
+        self.api = Address(self.api.host, listener.getsockname()[1])
+
+        discovery.start()
+        started.callback(discovery.stop)
+        await started.enter_async_context(inventory.watching(discovery.changed))
+        await server.start()
+        started.push_async_callback(server.stop, GRACE)
+        api = ApiServer(
+            create_app(desk, administrator, loopback=self.api.loopback), listener, None if self.api.loopback else certificate
+        )
+        await api.start()
+        started.push_async_callback(api.stop)
+        started.enter_context(_announced(options.home, self.current))
+
+    def _names(self) -> list[str]:
+        hosts = [self.xds.host, self.api.host, socket.gethostname(), *self.options.server_names]
+        return [host for host in hosts if host not in ("0.0.0.0", "::", "")]  # noqa: S104  not listened on here
+
+
+def _explain(discovery: DiscoveryService, registry: Registry, trust_domain: str, body: Any) -> dict[str, Any]:
+    node, connected = asking_node(registry.nodes, body.caller, body.namespace, trust_domain)
+    request = question(body.method, body.url, body.headers)
+    answer = explain_request(discovery.snapshots.current.view(node), request)
+    caller = {"service": body.caller, "namespace": node.namespace, "instance": node.instance, "connected": connected}
+    return {"request": {"method": request.method, "url": body.url, "headers": body.headers}, "caller": caller, **answer}
+
+
+@contextlib.contextmanager
+def _exclusive(data: Path) -> Iterator[None]:
+    """The data folder, for one control plane at a time: two would overwrite each other's objects."""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (data / "lock").open("a+")
+    except OSError as error:
+        raise CannotStart(f"cannot use the data folder {data}: {error.strerror}", "choose another one: --data DIR") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip()
+            raise CannotStart(
+                f"another control plane{f' (pid {holder})' if holder else ''} uses the data folder {data}",
+                "stop it, or choose another folder: --data DIR",
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _announced(home: Path, current: Current) -> Iterator[None]:
+    """`current.json` while the control plane runs; one that another control plane wrote meanwhile is left alone."""
+    path, content = home / CURRENT_FILE, current.to_json()
+    replace_file(path, content)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == content:
+                path.unlink()
+
+
+def _welcome(plane: ControlPlane) -> str:
+    current = plane.current
+    return (
+        f"The control plane is running.\n  services join at  {current.xds} (TLS, root certificate {current.root_cert})\n"
+        f"  commands ask at   {current.api}\n"
+        f"Next: meshlib token create --service-account NAME, then meshlib run --service NAME --port PORT -- COMMAND\n"
+        f"Ctrl-C stops it."
+    )
