@@ -161,7 +161,7 @@ class _Scrape(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         found = self.path.partition("?")[0] == PATH
-        body = (self.server.stats.page() if found else f"look at {PATH}\n").encode()
+        body = (self.server.stats.page() if found else f"look at {PATH}\n").encode("utf-8", "replace")
         self.send_response(200 if found else 404)
         self.send_header("content-type", CONTENT_TYPE if found else "text/plain")
         self.send_header("content-length", str(len(body)))

@@ -203,7 +203,10 @@ def decode(data: bytes) -> Snapshot:
     Raises:
         ValueError: the bytes are no snapshot of this version.
     """
-    rows = json.loads(data)
-    if not all(len(key) == len(LABELS) and len(cell) == CELL for key, cell in rows):
+    try:
+        snapshot = {tuple(key): tuple(cell) for key, cell in json.loads(data)}
+    except TypeError as error:
+        raise ValueError("not a snapshot of metrics") from error
+    if not all(len(key) == len(LABELS) and len(cell) == CELL for key, cell in snapshot.items()):
         raise ValueError("not a snapshot of this version's metrics")
-    return {tuple(key): tuple(cell) for key, cell in rows}
+    return snapshot

@@ -97,12 +97,15 @@ class Spans:
         if not is_http_instrumentation_enabled() or any(name in sys.modules for name in _SERVERS):
             return None
         outer = trace.get_current_span().get_span_context()
-        if outer.is_valid:
+        brought = _came_with_trace(request)
+        # An outer middleware's span follows the caller; a span of another trace, as one around the whole server, is not this
+        # request's.
+        if outer.is_valid and (not brought or outer.trace_id == int(context.trace_id, 16)):
             return Span(_following(context, outer))
         remote = trace.set_span_in_context(NonRecordingSpan(_remote(context)))
         if not context.sampled:
             return Span(context, token=otel.attach(remote))
-        parent = remote if _came_with_trace(request) else otel.get_current()
+        parent = remote if brought else otel.Context()
         span = _tracer().start_span(
             _name(request.method), context=parent, kind=SpanKind.SERVER, attributes=_server_attributes(request, peer)
         )
