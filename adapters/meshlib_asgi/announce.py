@@ -13,13 +13,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from meshlib.runtime.mesh import Mesh
     from uvicorn.server import Server
 
+    from meshlib.runtime.mesh import Mesh
     from meshlib_asgi.protocol import MeshProtocol
 
 _log = logging.getLogger("meshlib.asgi")
-_ANYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not bound to
 
 
 def watch(server_class: type[Server], protocol_class: type[MeshProtocol]) -> None:
@@ -50,6 +49,6 @@ def announce(mesh: Mesh, listeners: Iterable[socket.socket]) -> None:
     wanted = [pair for pair in addresses if mesh.settings.target_port in (0, pair[1])]
     if wanted:
         host, port = wanted[0][:2]
-        mesh.serve(port, "" if host in _ANYWHERE else host)
+        mesh.serve(port, host)
     elif addresses:
         _log.info("port %d is not registered: MESHLIB_TARGET_PORT is %d", addresses[0][1], mesh.settings.target_port)

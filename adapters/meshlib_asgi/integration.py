@@ -7,12 +7,10 @@ wrapped, outermost.
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -36,7 +34,6 @@ def uvicorn(module: ModuleType) -> None:
 
         _speak(self)
         original(self)
-        _carry_context(self.loaded_app)
         self.loaded_app = MeshMiddleware(self.loaded_app)
 
     load.__dict__[_MARK] = True
@@ -50,18 +47,3 @@ def _speak(config: Config) -> None:
         config.http = MeshProtocol
     elif not (isinstance(config.http, type) and issubclass(config.http, MeshProtocol)):
         _log.warning("uvicorn speaks %r here: the port takes plain text only, no mutual TLS. Use --http auto", config.http)
-
-
-def _carry_context(app: Any) -> None:
-    """Uvicorn's own WSGI interface hands requests to threads without their context; a2wsgi carries it."""
-    while app is not None:
-        if isinstance(getattr(app, "executor", None), ThreadPoolExecutor):
-            app.executor = _ContextExecutor(app.executor._max_workers)
-        app = getattr(app, "app", None) if type(app).__module__.startswith("uvicorn.") else None
-
-
-class _ContextExecutor(ThreadPoolExecutor):
-    """Runs each call in a copy of its submitter's context."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return super().submit(contextvars.copy_context().run, fn, *args, **kwargs)

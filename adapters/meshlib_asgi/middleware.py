@@ -15,7 +15,6 @@ from meshlib_asgi._convert import GONE, App, Message, Receive, Scope, Send, addr
 
 if TYPE_CHECKING:
     from meshlib.runtime.mesh import Mesh
-
     from meshlib.telemetry.records import InboundRecord
 
 _log = logging.getLogger("meshlib.asgi")
@@ -37,7 +36,7 @@ class MeshMiddleware:
     def __init__(self, app: App, mesh: Mesh | None = None) -> None:
         self.app = app
         self._given = mesh
-        self._started = False
+        self._joined = False
 
     @property
     def mesh(self) -> Mesh:
@@ -46,24 +45,26 @@ class MeshMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope."""
-        mesh = self.mesh
-        if not mesh.settings.enabled or _SEEN in scope:
+        if _SEEN in scope:
             await self.app(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await self._live(mesh, scope, receive, send)
-        else:
-            self._start(mesh)
+            await self._live(scope, receive, send)
+        elif (mesh := self._started()).settings.enabled:
             await _Arrival(mesh, scope, receive, send).serve(self.app)
+        else:
+            await self.app(scope, receive, send)
 
-    def _start(self, mesh: Mesh) -> None:
-        if not self._started:
+    def _started(self) -> Mesh:
+        mesh = self.mesh
+        if not self._joined:
             mesh.start()
-            self._started = True
+            self._joined = True
+        return mesh
 
-    async def _live(self, mesh: Mesh, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            self._start(mesh)
-        except MeshError as error:  # strict: the server must not start; an exception would only mean "no lifespan" to it
+            mesh = self._started()
+        except MeshError as error:  # wrong settings: the server must not start; an exception would only mean "no lifespan"
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return

@@ -100,9 +100,6 @@ def _address(connection: socket.socket) -> str:
     return f"{host}:{port}"
 
 
-_ANYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not bound to
-
-
 def announce(mesh: Mesh, listeners: list[tuple[str, int]]) -> None:
     """Join and register the first of the addresses we listen on; with MESHLIB_TARGET_PORT set, that port only."""
     if not mesh.settings.enabled:
@@ -111,6 +108,6 @@ def announce(mesh: Mesh, listeners: list[tuple[str, int]]) -> None:
     wanted = [pair for pair in listeners if mesh.settings.target_port in (0, pair[1])]
     if wanted:
         host, port = wanted[0]
-        mesh.serve(port, "" if host in _ANYWHERE else host)
+        mesh.serve(port, host)
     elif listeners:
         _log.info("port %d is not registered: MESHLIB_TARGET_PORT is %d", listeners[0][1], mesh.settings.target_port)

@@ -1,8 +1,7 @@
-"""What `meshlib run` does to a program, with the contract's mesh: hooks that wait for servers to be imported."""
-
-import wrapt
+"""What `meshlib run` does to a program, with the contract's mesh in the place of the environment's."""
 
 import meshlib
+from meshlib.run import hooks
 
 
 def _default() -> object:
@@ -11,25 +10,5 @@ def _default() -> object:
     return MESH
 
 
-def _uvicorn(module: object) -> None:
-    from meshlib_asgi.integration import uvicorn
-
-    uvicorn(module)  # type: ignore[arg-type]
-
-
-def _gunicorn(module: object) -> None:
-    from meshlib_wsgi.integration import gunicorn
-
-    gunicorn(module)  # type: ignore[arg-type]
-
-
-def _werkzeug(module: object) -> None:
-    from meshlib_wsgi.integration import werkzeug
-
-    werkzeug(module)  # type: ignore[arg-type]
-
-
 meshlib.default = _default  # type: ignore[attr-defined]  # integrations ask for it late
-wrapt.register_post_import_hook(_uvicorn, "uvicorn")
-wrapt.register_post_import_hook(_gunicorn, "gunicorn")
-wrapt.register_post_import_hook(_werkzeug, "werkzeug")
+hooks.install()
