@@ -33,12 +33,19 @@ class CertificateAuthority:
         root_cert: gives the PEM that proves the control plane; None leaves the system's roots.
         credential: gives the bearer token; an empty one is sent as none. Both are asked anew for each request.
         wall: seconds since the epoch.
+        instance: our name, told for the operator's list of certificates; decides nothing.
     """
 
     def __init__(
-        self, target: str, root_cert: Callable[[], bytes | None], credential: Callable[[], str], wall: Callable[[], float]
+        self,
+        target: str,
+        root_cert: Callable[[], bytes | None],
+        credential: Callable[[], str],
+        wall: Callable[[], float],
+        instance: str = "",
     ) -> None:
         self._target = target
+        self._instance = instance
         self._root_cert = root_cert
         self._credential = credential
         self._wall = wall
@@ -71,6 +78,8 @@ class CertificateAuthority:
         token = self._credential()
         metadata = (("authorization", f"Bearer {token}"),) if token else ()
         question = message("istio.v1.auth.IstioCertificateRequest")(csr=csr, validity_duration=round(lifetime))
+        if self._instance:
+            question.metadata.fields["INSTANCE"].string_value = self._instance
         try:
             with self._method(grpc) as call:
                 return list(call(question, timeout=timeout, metadata=metadata).cert_chain)

@@ -156,6 +156,10 @@ class Certificates:
         with self._changed:
             return self._changed.wait_for(lambda: self._current is not None, timeout)
 
+    def after_fork(self) -> None:
+        """In a forked child: keep the identity, drop a lock that a thread of the parent may have held."""
+        self._changed = threading.Condition()
+
     @property
     def generation(self) -> int:
         """The number of the newest generation; 0: none yet."""

@@ -1,4 +1,5 @@
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -98,7 +99,7 @@ def test_the_first_unmet_condition_is_named() -> None:
     assert unmet(rule, Asked.of(request("/reviews?v=2", end_user="jason"))) is None
 
 
-NAIVE = {
+NAIVE: dict[MatchKind, Callable[[str, str], bool]] = {
     MatchKind.EXACT: lambda value, text: value == text,
     MatchKind.PREFIX: lambda value, text: text[: len(value)] == value,
     MatchKind.SUFFIX: lambda value, text: not value or text[-len(value) :] == value,
