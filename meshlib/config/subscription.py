@@ -199,12 +199,16 @@ class Subscription:
         old = tuple(sorted(name for name in subscribed if name not in needed))
         if not new and not old:
             return None
-        held = self._held[kind]
-        # "initial_resource_versions ... must be set only in the first request of a type on a stream" (xDS protocol)
-        versions = {} if subscribed else {name: held[name].version for name in new if name in held and held[name].version}
+        versions = {} if subscribed else self._versions(kind, new)
         subscribed.update(new)
         subscribed.difference_update(old)
         return Ask(kind, new, old, versions)
+
+    def _versions(self, kind: Kind, names: Iterable[str]) -> Mapping[str, str]:
+        """What a new stream is told in its first request of a kind, and only there (xDS: initial_resource_versions)."""
+        if kind is Kind.LISTENER:
+            return {}  # small, and always sent anew: so every stream begins with an answer, which shows that it works
+        return {item.name: item.version for item in self._held_of(kind, names) if item.version}
 
     def _drop_unneeded(self, needs: Mapping[Kind, Mapping[str, None]]) -> None:
         for kind, needed in needs.items():

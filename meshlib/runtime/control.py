@@ -244,6 +244,8 @@ class Control:
         if self._stream is not None or not self._subscription.wanted_names:
             return
         self._timers.pop(self._connect, None)
+        if self.state is State.CONNECTING and self._lose_patience not in self._timers:
+            self._after(PATIENCE, self._lose_patience)
         self._number += 1
         try:
             self._stream = self._open(
@@ -252,8 +254,6 @@ class Control:
         except MeshError as error:
             self._on_failure(error)
             return
-        if self.state is State.CONNECTING and self._lose_patience not in self._timers:
-            self._after(PATIENCE, self._lose_patience)
         # A stream that we ourselves reopen meets a control plane that knows everybody: no grace.
         self._send(self._subscription.on_connect(grace=self.state is not State.LIVE))
 

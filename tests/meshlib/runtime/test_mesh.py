@@ -1,0 +1,442 @@
+"""A process joins, asks, serves, loses the control plane and gets it back: over real gRPC and TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshlib.config.model import PeerMode
+from meshlib.config.snapshot import ABSENT, Absent, Destination
+from meshlib.config.subscription import Kind
+from meshlib.errors import ControlPlaneError, CredentialError
+from meshlib.runtime import control
+from meshlib.runtime.mesh import Mesh, own_address
+from meshlib.runtime.settings import Settings
+
+MakeMesh = Callable[..., Mesh]
+
+
+def ports(found: Destination | Absent | None) -> list[int]:
+    assert isinstance(found, Destination)
+    return [endpoint.port for one in found.assignments.values() for endpoint in one.endpoints]
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 8.0) -> bool:
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
+    messages = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    return [text for text in messages if words in text]
+
+
+@pytest.fixture
+def nobody(settings: Settings) -> str:
+    """An address where nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_making_a_mesh_starts_nothing(settings: Settings) -> None:
+    """No thread before the first use."""
+    before = threading.active_count()
+    mesh = Mesh(settings)
+    assert threading.active_count() == before
+    assert mesh.destination("reviews:9080") is None
+    assert "not started" in repr(mesh)
+
+
+def test_resolve_asks_and_waits(control_plane: Any, mesh: Mesh) -> None:
+    """The first use subscribes; from then on it is known without waiting."""
+    control_plane.put_destination("ratings:9080", 1)
+    found = mesh.resolve("Ratings:9080")
+    assert ports(found) == [1]
+    assert mesh.destination("ratings:9080") is found
+    assert mesh.snapshot.destination("ratings:9080") is found
+
+
+def test_what_is_not_in_the_mesh_is_absent(mesh: Mesh) -> None:
+    """Unknown hosts are asked for once, addresses never."""
+    assert mesh.resolve("example.com") is ABSENT
+    assert mesh.destination("example.com") is ABSENT
+    assert mesh.resolve("127.0.0.1:1") is ABSENT
+
+
+def test_many_waiters_one_question(control_plane: Any, mesh: Mesh) -> None:
+    """Threads and event loops that ask at once share a subscription."""
+    control_plane.put_destination("ratings:9080", 1)
+
+    async def both() -> list[Destination | Absent]:
+        return await asyncio.gather(*(mesh.resolve_async("ratings:9080") for _ in range(5)))
+
+    with ThreadPoolExecutor(10) as pool:
+        waiting = [pool.submit(mesh.resolve, "ratings:9080") for _ in range(5)]
+        loops = [pool.submit(asyncio.run, both()) for _ in range(2)]
+        found = [one.result() for one in waiting] + [one for loop in loops for one in loop.result()]
+    assert {id(one) for one in found} == {id(mesh.destination("ratings:9080"))}
+    asked = [name for request in control_plane.requests for name in request.resource_names_subscribe]
+    assert asked.count("ratings:9080") == 1
+
+
+async def test_a_cancelled_waiter_leaves_the_others_alone(control_plane: Any, mesh: Mesh) -> None:
+    """Cancelling one task takes nothing from another."""
+    control_plane.silent = True
+    first = asyncio.create_task(mesh.resolve_async("ratings:9080"))
+    second = asyncio.create_task(mesh.resolve_async("ratings:9080"))
+    await asyncio.sleep(0.1)
+    first.cancel()
+    control_plane.silent = False
+    control_plane.put_destination("ratings:9080", 1)
+    assert ports(await second) == [1]
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+def test_changes_arrive(control_plane: Any, mesh: Mesh) -> None:
+    """New endpoints are visible without asking again; a removed host becomes absent."""
+    control_plane.put_destination("ratings:9080", 1)
+    mesh.resolve("ratings:9080")
+    control_plane.put_destination("ratings:9080", 2)
+    assert eventually(lambda: ports(mesh.destination("ratings:9080")) == [2])
+    control_plane.drop(Kind.LISTENER, "ratings:9080")
+    assert eventually(lambda: mesh.destination("ratings:9080") is ABSENT)
+
+
+def test_an_invalid_resource_is_refused_with_its_reason(
+    control_plane: Any, mesh: Mesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The control plane hears why, the log says it, the old one stays."""
+    control_plane.put_destination("ratings:9080", 1)
+    mesh.resolve("ratings:9080")
+    control_plane.put_destination("ratings:9080", 0)
+    assert control_plane.wait_for(lambda: bool(control_plane.nacks))
+    assert "c: endpoints[0].lb_endpoints[0].endpoint.address" in control_plane.nacks[0]
+    assert ports(mesh.destination("ratings:9080")) == [1]
+    assert warnings_in(caplog, "refused EDS")
+
+
+def test_serving_announces_who_we_are(control_plane: Any, mesh: Mesh) -> None:
+    """Istio's node id, our labels, the port that really listens; ready once the control plane knows."""
+    mesh.serve(43210, "127.0.0.1")
+    assert mesh.ready(10)
+    node = control_plane.nodes[-1]
+    assert node.id == "library~127.0.0.1~reviews-v1-0.default~default.svc.cluster.local"
+    assert node.cluster == "reviews.default"
+    assert node.user_agent_name == "meshlib"
+    assert node.metadata["WORKLOAD_NAME"] == "reviews-v1"
+    assert dict(node.metadata["LABELS"]) == {"app": "reviews", "version": "v1"}
+    [registration] = node.metadata["MESHLIB_SERVICES"]
+    assert dict(registration) == {"service": "reviews", "port": 9080, "target_port": 43210, "protocol": "http"}
+    assert mesh.certificates.spiffe_id == "spiffe://cluster.local/ns/default/sa/reviews"
+
+
+def test_another_port_is_announced_anew(control_plane: Any, mesh: Mesh) -> None:
+    """The stream is reopened with the new node; what is known stays known; the same port again changes nothing."""
+    control_plane.put_destination("ratings:9080", 1)
+    mesh.serve(43210, "127.0.0.1")
+    mesh.serve(43210, "127.0.0.1")
+    assert mesh.ready(10)
+    found = mesh.resolve("ratings:9080")
+    assert len(control_plane.nodes) == 1
+    mesh.serve(43211, "0.0.0.0")
+    assert mesh.ready(10)
+    assert mesh.destination("ratings:9080") is found
+    assert [node.metadata["MESHLIB_SERVICES"][0]["target_port"] for node in control_plane.nodes] == [43210, 43211]
+
+
+def test_only_the_configured_port_is_announced(control_plane: Any, make_mesh: MakeMesh) -> None:
+    """MESHLIB_TARGET_PORT: a second server of the same process is not the service."""
+    mesh = make_mesh(target_port=43210)
+    mesh.serve(5555)
+    mesh.serve(43210)
+    assert mesh.ready(10)
+    assert [node.metadata["MESHLIB_SERVICES"][0]["target_port"] for node in control_plane.nodes] == [43210]
+
+
+def test_the_policy_of_our_port_arrives(control_plane: Any, mesh: Mesh) -> None:
+    """PERMISSIVE until told otherwise, then what the control plane says, also later."""
+    assert mesh.inbound.mode is PeerMode.PERMISSIVE
+    control_plane.put_strict("xds.istio.io/grpc/lds/inbound/127.0.0.1:43210")
+    mesh.serve(43210, "127.0.0.1")
+    assert mesh.ready(10)
+    assert mesh.inbound.mode is PeerMode.STRICT
+    control_plane.drop(Kind.LISTENER, "xds.istio.io/grpc/lds/inbound/127.0.0.1:43210")
+    assert eventually(lambda: mesh.inbound.mode is PeerMode.PERMISSIVE)
+
+
+def test_prefetch(control_plane: Any, make_mesh: MakeMesh) -> None:
+    """Named hosts are known before the first request."""
+    control_plane.put_destination("ratings:9080", 1)
+    mesh = make_mesh(prefetch=("ratings:9080", "127.0.0.1:1"))
+    mesh.start()
+    assert eventually(lambda: isinstance(mesh.destination("ratings:9080"), Destination))
+
+
+def test_the_control_plane_dying_changes_nothing(control_plane: Any, mesh: Mesh) -> None:
+    """What is known is used on; after its return changes arrive again."""
+    control_plane.put_destination("ratings:9080", 1)
+    found = mesh.resolve("ratings:9080")
+    control_plane.stop()
+    assert eventually(lambda: mesh.problem is not None)
+    assert mesh.destination("ratings:9080") is found
+    control_plane.start()
+    assert eventually(lambda: mesh.problem is None)
+    control_plane.put_destination("ratings:9080", 2)
+    assert eventually(lambda: ports(mesh.destination("ratings:9080")) == [2])
+
+
+def test_a_control_plane_that_forgot_takes_nothing_away_at_once(control_plane: Any, mesh: Mesh) -> None:
+    """After its restart services announce themselves one by one; a host is not absent because its stream comes later."""
+    control_plane.put_destination("ratings:9080", 1)
+    found = mesh.resolve("ratings:9080")
+    control_plane.stop()
+    control_plane.drop(Kind.LISTENER, "ratings:9080")
+    heard = len(control_plane.requests)
+    control_plane.start()
+    assert control_plane.wait_for(lambda: any(request.response_nonce for request in control_plane.requests[heard:]))
+    assert mesh.destination("ratings:9080") is found
+    control_plane.put_destination("ratings:9080", 2)
+    assert eventually(lambda: ports(mesh.destination("ratings:9080")) == [2])
+
+
+def test_without_a_control_plane_hosts_are_absent_after_a_bounded_wait(
+    make_mesh: MakeMesh, nobody: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One wait, one warning, then at once."""
+    monkeypatch.setattr(control, "PATIENCE", 0.3)
+    mesh = make_mesh(control_plane=nobody)
+    started = time.monotonic()
+    assert mesh.resolve("ratings:9080") is ABSENT
+    assert 0.25 < time.monotonic() - started < 2
+    started = time.monotonic()
+    assert mesh.resolve("ratings:9080") is ABSENT
+    assert mesh.resolve("details:9080") is ABSENT
+    assert time.monotonic() - started < 0.2
+    assert len(warnings_in(caplog, "other hosts go outside the mesh")) == 1
+    assert "cannot be reached" in str(mesh.problem)
+    assert mesh.destination("ratings:9080") is None, "what was not answered is not known"
+
+
+def test_a_control_plane_that_starts_later_is_found(
+    control_plane: Any, make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its return is told once, and what was asked meanwhile becomes known."""
+    caplog.set_level(logging.INFO, "meshlib")
+    monkeypatch.setattr(control, "PATIENCE", 0.2)
+    control_plane.stop()
+    mesh = make_mesh()
+    assert mesh.resolve("ratings:9080") is ABSENT
+    control_plane.put_destination("ratings:9080", 1)
+    control_plane.start()
+    assert eventually(lambda: isinstance(mesh.destination("ratings:9080"), Destination))
+    assert sum("is back" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_silent_control_plane_costs_one_wait(
+    control_plane: Any, make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A connection without an answer is an outage, too."""
+    monkeypatch.setattr(control, "PATIENCE", 0.3)
+    control_plane.silent = True
+    mesh = make_mesh()
+    assert mesh.resolve("ratings:9080") is ABSENT
+    assert warnings_in(caplog, "does not answer")
+
+
+def test_one_unanswered_name_does_not_slow_the_others(
+    control_plane: Any, mesh: Mesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A name that the control plane forgets to answer is waited for once."""
+    control_plane.put_destination("ratings:9080", 1)
+    mesh.resolve("ratings:9080")
+    control_plane.silent = True
+    assert mesh.resolve("details:9080", timeout=0.1) is ABSENT
+    started = time.monotonic()
+    assert mesh.resolve("details:9080", timeout=5) is ABSENT
+    assert time.monotonic() - started < 1
+    assert len(warnings_in(caplog, "does not answer for details:9080")) == 1
+    control_plane.silent = False
+    control_plane.put_destination("details:9080", 2)
+    assert eventually(lambda: isinstance(mesh.destination("details:9080"), Destination))
+
+
+async def test_async_waiting_is_bounded(control_plane: Any, mesh: Mesh) -> None:
+    """The event loop gets the same answer after the same wait."""
+    control_plane.silent = True
+    assert await mesh.resolve_async("details:9080", timeout=0.1) is ABSENT
+
+
+def test_the_disk_answers_when_nobody_else_does(control_plane: Any, make_mesh: MakeMesh) -> None:
+    """The last good configuration serves a new process while the control plane is down, without the bounded wait."""
+    control_plane.put_destination("ratings:9080", 7)
+    control_plane.put_strict("xds.istio.io/grpc/lds/inbound/127.0.0.1:43210")
+    first = make_mesh()
+    first.serve(43210, "127.0.0.1")
+    assert first.ready(10)
+    first.resolve("ratings:9080")
+    first.close()
+    control_plane.stop()
+    second = make_mesh()
+    second.serve(43210, "127.0.0.1")
+    started = time.monotonic()
+    assert ports(second.resolve("ratings:9080")) == [7]
+    assert time.monotonic() - started < 1.5
+    assert second.inbound.mode is PeerMode.STRICT
+    control_plane.put_destination("ratings:9080", 8)
+    control_plane.start()
+    assert eventually(lambda: ports(second.destination("ratings:9080")) == [8])
+
+
+def test_a_wrong_token_is_told_at_once(make_mesh: MakeMesh, caplog: pytest.LogCaptureFixture) -> None:
+    """Waiting would not help: the reason and what to do are in the log, requests go on outside."""
+    mesh = make_mesh(token="stale")
+    started = time.monotonic()
+    assert mesh.resolve("ratings:9080") is ABSENT
+    assert time.monotonic() - started < 1.5
+    assert isinstance(mesh.problem, CredentialError)
+    [told] = warnings_in(caplog, "refused the credential")
+    assert "the token has expired" in told
+    assert "meshlib token create" in told
+
+
+def test_a_renewed_token_file_is_read_again(control_plane: Any, make_mesh: MakeMesh, tmp_path: Path) -> None:
+    """The operator replaces the file; no restart is needed."""
+    control_plane.put_destination("ratings:9080", 1)
+    file = tmp_path / "token"
+    file.write_text("stale\n")
+    mesh = make_mesh(token="", token_file=str(file))
+    assert mesh.resolve("ratings:9080") is ABSENT
+    file.write_text("good-token\n")
+    assert eventually(lambda: isinstance(mesh.destination("ratings:9080"), Destination))
+
+
+def test_a_token_file_that_is_missing(make_mesh: MakeMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named, and nothing fails."""
+    monkeypatch.setattr(control, "PATIENCE", 0.2)
+    mesh = make_mesh(token="", token_file=str(tmp_path / "nothing"))
+    assert mesh.resolve("ratings:9080") is ABSENT
+    assert "MESHLIB_TOKEN_FILE" in str(mesh.problem)
+
+
+def test_a_control_plane_that_does_not_prove_itself(
+    make_mesh: MakeMesh, authority: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another root certificate: nothing it says is believed."""
+    from datetime import UTC, datetime
+
+    from meshlib_control.ca import open_authority
+
+    monkeypatch.setattr(control, "PATIENCE", 0.5)
+    other = tmp_path / "other.pem"
+    other.write_bytes(open_authority(tmp_path / "other-ca", datetime.now(UTC)).root_pem)
+    mesh = make_mesh(root_cert=str(other))
+    assert mesh.resolve("ratings:9080") is ABSENT
+    assert isinstance(mesh.problem, ControlPlaneError)
+    assert "MESHLIB_ROOT_CERT" in str(mesh.problem)
+
+
+def test_a_fork_starts_anew(control_plane: Any, mesh: Mesh) -> None:
+    """A mesh in use survives a fork on both sides; the child has a stream of its own."""
+    control_plane.put_destination("ratings:9080", 1)
+    mesh.serve(43210, "127.0.0.1")
+    assert mesh.ready(10)
+    mesh.resolve("ratings:9080")
+    child = os.fork()
+    if child == 0:
+        worked = mesh.destination("ratings:9080") is None and ports(mesh.resolve("ratings:9080", 8)) == [1]
+        os._exit(0 if worked else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    control_plane.put_destination("ratings:9080", 2)
+    assert eventually(lambda: ports(mesh.destination("ratings:9080")) == [2])
+
+
+def test_a_fork_before_use_has_nothing_to_lose(control_plane: Any, settings: Settings) -> None:
+    """Prefork: the parent makes the mesh, each worker joins by itself."""
+    control_plane.put_destination("ratings:9080", 1)
+    mesh = Mesh(settings)
+    workers = []
+    for number in range(2):
+        child = os.fork()
+        if child == 0:
+            mesh.serve(43210 + number, "127.0.0.1")
+            worked = mesh.ready(8) and isinstance(mesh.resolve("ratings:9080", 8), Destination)
+            os._exit(0 if worked else 1)
+        workers.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in workers] == [0, 0]
+    assert {node.id for node in control_plane.nodes} == {"library~127.0.0.1~reviews-v1-0.default~default.svc.cluster.local"}
+    assert len(control_plane.nodes) == 2
+
+
+def test_closing_ends_threads_and_registration(control_plane: Any, mesh: Mesh) -> None:
+    """The stream is the lease. Closing twice is closing once, and the next use starts anew."""
+    control_plane.put_destination("ratings:9080", 1)
+    mesh.resolve("ratings:9080")
+    mesh.close()
+    mesh.close()
+    assert eventually(lambda: not [one for one in threading.enumerate() if one.name in ("meshlib-control", "meshlib-xds")])
+    assert mesh.destination("ratings:9080") is None
+    assert ports(mesh.resolve("ratings:9080")) == [1]
+
+
+def test_a_forgotten_mesh_is_collected(control_plane: Any, settings: Settings) -> None:
+    """No thread holds the mesh; its threads end with it."""
+    mesh = Mesh(settings)
+    mesh.resolve("ratings:9080")
+    seen = weakref.ref(mesh)
+    del mesh
+    gc.collect()
+    assert seen() is None
+    assert eventually(lambda: not [one for one in threading.enumerate() if one.name == "meshlib-control"])
+
+
+def test_switched_off(make_mesh: MakeMesh) -> None:
+    """MESHLIB_ENABLED=0: no thread, every host outside the mesh."""
+    before = threading.active_count()
+    mesh = make_mesh(enabled=False)
+    mesh.start()
+    mesh.serve(43210)
+    assert mesh.resolve("ratings:9080") is ABSENT
+    assert threading.active_count() == before
+
+
+def test_a_crawler_does_not_pile_up_names(control_plane: Any, mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts outside the mesh are forgotten when they are many; those inside stay."""
+    monkeypatch.setattr(control, "MOST_ABSENT", 10)
+    control_plane.put_destination("ratings:9080", 1)
+    found = mesh.resolve("ratings:9080")
+    for number in range(25):
+        assert mesh.resolve(f"host-{number}.example.com") is ABSENT
+    assert len(mesh.snapshot.absent) <= 10
+    assert mesh.destination("ratings:9080") is found
+
+
+def test_own_address() -> None:
+    """What was set; else where the way to the control plane starts; else loopback."""
+    assert own_address(Settings(address="10.1.2.3")) == "10.1.2.3"
+    assert own_address(Settings(control_plane="127.0.0.1:15012")) == "127.0.0.1"
+    assert own_address(Settings(control_plane="no.such.host.invalid:15012")) == "127.0.0.1"
+
+
+@pytest.mark.parametrize(("failures", "longest"), [(1, 0.1), (2, 0.2), (6, 3.2), (7, 5.0), (1000, 5.0)])
+def test_retry_waits(failures: int, longest: float) -> None:
+    """Doubling up to a bound, between half and all of it."""
+    assert control.retry_wait(failures, 0.0) == pytest.approx(longest / 2)
+    assert control.retry_wait(failures, 1.0) == pytest.approx(longest)
