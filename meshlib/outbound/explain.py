@@ -25,7 +25,7 @@ from meshlib.config.model import (
 from meshlib.facts import Request
 from meshlib.outbound.balance import Balancers
 from meshlib.outbound.exchange import balancer_for, named_endpoint
-from meshlib.outbound.match import Asked, Condition, query_parameters, unmet
+from meshlib.outbound.match import Condition, bare_path, query_parameters, unmet
 from meshlib.outbound.route import domain_rank, first_match, virtual_host
 from meshlib.outbound.terms import terms_of
 
@@ -136,10 +136,11 @@ def explain(destination: Destination, request: Request, balancers: Balancers | N
 
 
 def _considered(host: VirtualHost, chosen: Route | None, request: Request) -> tuple[Considered, ...]:
-    asked = Asked.of(request)
+    path = bare_path(request.path)
     last = next((place for place, route in enumerate(host.routes) if route is chosen), len(host.routes))
     return tuple(
-        Considered(route.name, describe(unmet(route.match, asked), request), route.origin) for route in host.routes[: last + 1]
+        Considered(route.name, describe(unmet(route.match, request, path), request), route.origin)
+        for route in host.routes[: last + 1]
     )
 
 
@@ -183,7 +184,7 @@ def describe(condition: Condition | None, request: Request) -> str:
         case QueryMatch(name, match):
             return f"query parameter {name} must be {_wanted(match)}, it is {_shown(query_parameters(request.path).get(name))}"
         case StringMatch():
-            return f"path must be {_wanted(condition)}, it is {request.path.partition('?')[0]!r}"
+            return f"path must be {_wanted(condition)}, it is {bare_path(request.path)!r}"
 
 
 _WORDS = {

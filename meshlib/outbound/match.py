@@ -8,8 +8,6 @@ Rule 4: a missing header fails its condition, inverted or not, unless it is comp
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from meshlib.config.model import HeaderMatch, MatchKind, QueryMatch, RouteMatch, StringMatch
@@ -26,30 +24,32 @@ class Message(Protocol):
 Condition = StringMatch | HeaderMatch | QueryMatch
 
 
-def _regex(condition: StringMatch, text: str) -> bool:
-    assert condition.pattern is not None
-    return condition.pattern.fullmatch(text) is not None
-
-
-_COMPARE: dict[MatchKind, Callable[[StringMatch, str], bool]] = {
-    MatchKind.EXACT: lambda condition, text: text == condition.value,
-    MatchKind.PREFIX: lambda condition, text: text.startswith(condition.value),
-    MatchKind.SUFFIX: lambda condition, text: text.endswith(condition.value),
-    MatchKind.CONTAINS: lambda condition, text: condition.value in text,
-    MatchKind.REGEX: _regex,
-    MatchKind.PRESENT: lambda condition, text: True,
-}
+# Names of our own, compared by identity: a table would hash an Enum member, which costs more than the comparison itself.
+_EXACT, _PREFIX, _SUFFIX = MatchKind.EXACT, MatchKind.PREFIX, MatchKind.SUFFIX
+_REGEX, _PRESENT = MatchKind.REGEX, MatchKind.PRESENT
 
 
 def text_matches(condition: StringMatch, text: str) -> bool:
     """Whether a text meets a condition."""
-    return _COMPARE[condition.kind](condition, text.lower() if condition.ignore_case else text)
+    kind = condition.kind
+    if condition.ignore_case:
+        text = text.lower()
+    if kind is _PREFIX:
+        return text.startswith(condition.value)
+    if kind is _EXACT:
+        return text == condition.value
+    if kind is _REGEX:
+        assert condition.pattern is not None
+        return condition.pattern.fullmatch(text) is not None
+    if kind is _SUFFIX:
+        return text.endswith(condition.value)
+    return kind is _PRESENT or condition.value in text
 
 
 def header_matches(condition: HeaderMatch, message: Message) -> bool:
     """Whether a header meets a condition (rules 3 and 4)."""
     value = message.header(":authority" if condition.name == "host" else condition.name)
-    if condition.match.kind is MatchKind.PRESENT:
+    if condition.match.kind is _PRESENT:
         return (value is not None or condition.missing_as_empty) != condition.invert
     if value is None:
         if not condition.missing_as_empty:
@@ -60,7 +60,8 @@ def header_matches(condition: HeaderMatch, message: Message) -> bool:
 
 def bare_path(path: str) -> str:
     """The path without its query and fragment."""
-    return path.partition("?")[0].partition("#")[0]
+    path = path.partition("?")[0]
+    return path.partition("#")[0] if "#" in path else path
 
 
 def query_parameters(path: str) -> dict[str, str]:
@@ -78,27 +79,18 @@ def query_matches(condition: QueryMatch, parameters: dict[str, str]) -> bool:
     return value is not None and text_matches(condition.match, value)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request with what all routes ask of it taken out once."""
+def unmet(match: RouteMatch, request: Request, path: str) -> Condition | None:
+    """The first condition that the request does not meet; None: it meets all, so the route is the one.
 
-    request: Request
-    path: str
-
-    @classmethod
-    def of(cls, request: Request) -> Asked:
-        """The request, prepared for matching."""
-        return cls(request, bare_path(request.path))
-
-
-def unmet(match: RouteMatch, asked: Asked) -> Condition | None:
-    """The first condition that the request does not meet; None: it meets all, so the route is the one."""
-    if not text_matches(match.path, asked.path):
+    Args:
+        path: `bare_path(request.path)`, cut off once for all routes.
+    """
+    if not text_matches(match.path, path):
         return match.path
     for condition in match.headers:
-        if not header_matches(condition, asked.request):
+        if not header_matches(condition, request):
             return condition
-    return _unmet_query(match.query, asked.request) if match.query else None
+    return _unmet_query(match.query, request) if match.query else None
 
 
 def _unmet_query(conditions: tuple[QueryMatch, ...], request: Request) -> QueryMatch | None:

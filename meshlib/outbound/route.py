@@ -9,11 +9,11 @@ Rule 3: a share is weight divided by the sum of weights. One cluster alone costs
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from meshlib.config.model import Route, RouteConfiguration, VirtualHost, WeightedCluster
 from meshlib.facts import Request
-from meshlib.outbound.match import Asked, unmet
+from meshlib.outbound.match import bare_path, unmet
 
 Dice = Callable[[], float]
 """Chance as an argument: uniform in [0.0, 1.0)."""
@@ -23,8 +23,7 @@ _NO_MATCH: _Rank = (0, 0)
 _ANY: _Rank = (1, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(NamedTuple):
     """The route and the cluster that was drawn from its shares."""
 
     route: Route
@@ -62,9 +61,9 @@ def virtual_host(routes: RouteConfiguration, authority: str) -> VirtualHost | No
 
 def first_match(host: VirtualHost, request: Request) -> Route | None:
     """The first route whose conditions all hold."""
-    asked = Asked.of(request)
+    path = bare_path(request.path)
     for route in host.routes:
-        if unmet(route.match, asked) is None:
+        if unmet(route.match, request, path) is None:
             return route
     return None
 

@@ -7,7 +7,8 @@ downstreams)"). A value that is not a number is ignored, the header is still con
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from meshlib.config.model import HeaderMatch, MatchKind, RetryPolicy, Route, StringMatch
 from meshlib.facts import Request
@@ -40,8 +41,7 @@ _UNASKED = RetryPolicy(frozenset(), retries=1, avoid_previous_hosts=False, host_
 """What Envoy starts from when only the request asks for retries."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """Limits of one exchange.
 
     Args:

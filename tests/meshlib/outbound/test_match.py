@@ -5,14 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlib.config.model import HeaderMatch, MatchKind, QueryMatch, StringMatch
+from meshlib.config.model import HeaderMatch, MatchKind, QueryMatch, RouteMatch, StringMatch
 from meshlib.facts import Request
-from meshlib.outbound.match import Asked, bare_path, header_matches, query_matches, query_parameters, text_matches, unmet
+from meshlib.outbound.match import Condition, bare_path, header_matches, query_matches, query_parameters, text_matches, unmet
 from tests.support.destinations import PRESENT, exact, match, prefix, regex, request
 
 
+def failed(rule: RouteMatch, asked: Request) -> Condition | None:
+    return unmet(rule, asked, bare_path(asked.path))
+
+
 def meets(path: StringMatch, text: str) -> bool:
-    return unmet(match(path), Asked.of(request(text))) is None
+    return failed(match(path), request(text)) is None
 
 
 def test_the_query_is_no_part_of_the_path() -> None:
@@ -93,10 +97,10 @@ def test_the_first_unmet_condition_is_named() -> None:
     """`unmet` gives the very condition that failed: path first, then headers, then the query."""
     header, query = HeaderMatch("end-user", exact("jason")), QueryMatch("v", exact("2"))
     rule = match(prefix("/reviews"), [header], [query])
-    assert unmet(rule, Asked.of(request("/other"))) is rule.path
-    assert unmet(rule, Asked.of(request())) is header
-    assert unmet(rule, Asked.of(request(end_user="jason"))) is query
-    assert unmet(rule, Asked.of(request("/reviews?v=2", end_user="jason"))) is None
+    assert failed(rule, request("/other")) is rule.path
+    assert failed(rule, request()) is header
+    assert failed(rule, request(end_user="jason")) is query
+    assert failed(rule, request("/reviews?v=2", end_user="jason")) is None
 
 
 NAIVE: dict[MatchKind, Callable[[str, str], bool]] = {
