@@ -182,8 +182,8 @@ class _Arrival:
         return bool(gone and gone())
 
     def _fail(self, error: BaseException) -> None:
-        left = isinstance(error, (asyncio.CancelledError, OSError)) and (self._gone or self._lost())
-        self._gone = left or isinstance(error, asyncio.CancelledError)
+        # Once the client left, whatever the application raises follows from it: ClientDisconnect, OSError, a closed stream.
+        self._gone = self._gone or self._lost() or isinstance(error, asyncio.CancelledError)
 
     def _end(self) -> None:
         if self._ended:

@@ -26,7 +26,7 @@ def werkzeug() -> None:
     make_server("127.0.0.1", 0, bare_wsgi, threaded=True).serve_forever()
 
 
-meshlib.default = lambda: MESH  # type: ignore[attr-defined]  # what integrations ask for
+meshlib.default = lambda: MESH  # what integrations ask for
 kind = sys.argv[1]
 if kind == "werkzeug":
     werkzeug()

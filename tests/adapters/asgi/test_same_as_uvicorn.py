@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class Ports:
     meshed: int
     authority: Authority
 
-    def mutual_tls(self) -> socket.socket:
+    def mutual_tls(self) -> ssl.SSLSocket:
         context = self.authority.client_context(self.authority.issue("productpage"))
         return context.wrap_socket(socket.create_connection(("127.0.0.1", self.meshed)))
 
