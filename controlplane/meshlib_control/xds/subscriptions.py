@@ -13,6 +13,7 @@ Rule 6: always the latest state is sent, never a queue of states: a slow reader 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -150,8 +151,13 @@ class _Subscription:
 
 def _blamed(touched: Sources, error: str) -> dict[str, tuple[ObjectKey, ...]]:
     """The resources of a rejected response that the error text names; all of them if it names none."""
-    named = {name: sources for name, sources in touched.items() if name in error}
+    named = {name: sources for name, sources in touched.items() if _mentions(error, name)}
     return named or dict(touched)
+
+
+def _mentions(text: str, name: str) -> bool:
+    """Whether a name stands in a text, not only as a part of a longer one."""
+    return re.search(rf"(?<![\w|.-]){re.escape(name)}(?![\w|-])", text) is not None
 
 
 class Subscriptions:
@@ -298,8 +304,9 @@ def _receive_state(subscription: _Subscription, request: StateRequest, first: bo
     subscription.settle(request.nonce, request.error)
     before = (subscription.wildcard, frozenset(subscription.names))
     everything = not request.names and not subscription.named and subscription.type_url in _FULL_STATE
-    subscription.unsubscribe({*subscription.names, _WILDCARD} - set(request.names))
-    subscription.subscribe([_WILDCARD] if everything else request.names)
+    wanted = {_WILDCARD} if everything else set(request.names)
+    subscription.subscribe(wanted)
+    subscription.unsubscribe({*subscription.names, _WILDCARD} - wanted)
     subscription.named = subscription.named and not everything
     wider = subscription.wildcard > before[0] or bool(subscription.names - before[1])
     subscription.answer = subscription.answer or first or wider
