@@ -20,8 +20,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 TYPE_PREFIX = "type.googleapis.com/"
 
 
-@cache
-def _pool() -> DescriptorPool:
+def _load() -> DescriptorPool:
     data = zlib.decompress(files("meshlib.config").joinpath("messages.binpb").read_bytes())
     pool = DescriptorPool()
     for file in descriptor_pb2.FileDescriptorSet.FromString(data).file:
@@ -29,10 +28,15 @@ def _pool() -> DescriptorPool:
     return pool
 
 
+# While importing, under Python's import lock: two threads that begin at once must share one pool, as messages of different
+# pools do not fit into each other.
+_pool = _load()
+
+
 @cache
 def message(full_name: str) -> Any:
     """The class of a message, by its full protobuf name. Raises KeyError for a message the package does not carry."""
-    descriptor = _pool().FindMessageTypeByName(full_name)
+    descriptor = _pool.FindMessageTypeByName(full_name)
     return message_factory.GetMessageClass(descriptor)
 
 
