@@ -9,7 +9,7 @@ Rule 3: a value that means "not set" (false, 0, empty) is not worth a word.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from meshlib_control.kinds import KINDS
@@ -144,10 +144,17 @@ _PROTECTING: Final = frozenset({"AuthorizationPolicy", "RequestAuthentication"})
 _MESH_GROUPS: Final = (".istio.io", "gateway.networking.k8s.io")
 
 
-def findings(found: MeshObject) -> list[Finding]:
-    """Everything in an object that is accepted but does nothing yet."""
+def findings(objects: Iterable[MeshObject]) -> list[Finding]:
+    """Everything in these objects that is accepted but does nothing yet."""
+    return [finding for found in objects for finding in _of_object(found)]
+
+
+def _of_object(found: MeshObject) -> Iterator[Finding]:
     whole = _whole_object(found)
-    return [whole] if whole is not None else list(_fields(found))
+    if whole is None:
+        yield from _fields(found)
+    else:
+        yield whole
 
 
 def _whole_object(found: MeshObject) -> Finding | None:

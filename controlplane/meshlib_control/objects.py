@@ -39,6 +39,11 @@ _METADATA_FIELDS: Final = (
     "selfLink",
 )
 
+# What a server adds to an object; text that came from `get -o yaml` brings it back.
+_SERVER_METADATA: Final = frozenset(
+    {"creationTimestamp", "deletionTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid"}
+)
+
 
 def read(document: Document, namespace: str = "default", source: str = "api") -> list[MeshObject]:
     """The objects of a document: one, or the items of a `List`.
@@ -80,13 +85,19 @@ def _object(document: Document, namespace: str, source: str) -> MeshObject:
         key=ObjectKey(kind.group, kind.name, where, metadata["name"]),
         api_version=data["apiVersion"],
         spec=schema.build(kind.spec, data.get("spec", {})) if kind.spec else None,
-        raw=data,
+        raw=_as_written(data),
         labels=metadata.get("labels") or {},
         annotations=metadata.get("annotations") or {},
         lines=document.lines,
         file=document.file or "api",
         source=source,
     )
+
+
+def _as_written(data: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in data.items() if name != "status"}
+    kept["metadata"] = {name: value for name, value in data["metadata"].items() if name not in _SERVER_METADATA}
+    return kept
 
 
 def refusal(mistake: Mistake, document: Document) -> InvalidObject:

@@ -2,7 +2,7 @@
 
 Rule 1: an apply is one revision, or nothing at all: the transaction commits first, memory follows.
 Rule 2: what is equal makes no revision. Equal means: the same document, the same lines, the same file.
-Rule 3: an object belongs to the source that made it; another source may neither change nor delete it.
+Rule 3: an object keeps the time at which it was created for as long as it is not deleted.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -47,7 +48,7 @@ class StoreError(MeshError):
     """The database cannot be read or written; nothing has changed."""
 
 
-class Action(Enum):
+class Action(StrEnum):
     """What an apply did to an object; the words are kubectl's."""
 
     CREATED = "created"
@@ -83,13 +84,15 @@ class ObjectStore:
 
     Args:
         path: of the database; it is made if it is not there.
+        clock: seconds since the epoch, for `created` and the history.
 
     Raises:
         StoreError: the file is damaged, of a newer version, or cannot be opened.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, clock: Callable[[], float] = time.time) -> None:
         self.path = str(path)
+        self._clock = clock
         self._lock = threading.RLock()
         self._revision = 0
         with self._told_apart("opened"):
@@ -129,46 +132,31 @@ class ObjectStore:
             found = [one for key, one in self._objects.items() if _fits(key, wanted)]
         return sorted(found, key=lambda one: (one.key.kind, one.key.namespace, one.key.name))
 
-    def apply(self, found: Sequence[MeshObject], author: str, now: float) -> Sequence[Change]:
+    def apply(self, found: Sequence[MeshObject], author: str, *, dry_run: bool = False) -> Sequence[Change]:
         """Adds or changes objects: all of them or none.
 
         Args:
             author: who asked, for the history.
-            now: seconds since the epoch.
+            dry_run: say what would happen, and do nothing.
 
         Raises:
-            InvalidObject: an object belongs to another source.
+            InvalidObject: the same object is there twice.
             StoreError: the disk is full or the file damaged.
         """
+        _check_each_once(found)
         with self._lock:
-            return self._commit([self._change(one, now) for one in found], author, now)
+            changes = [self._change(one) for one in found]
+            return changes if dry_run else self._commit(changes, author)
 
-    def replace(self, source: str, found: Sequence[MeshObject], author: str, now: float) -> Sequence[Change]:
-        """Makes these the only objects of a source: what it had and does not name any more is deleted.
+    def delete(self, key: ObjectKey, author: str) -> Change | None:
+        """Deletes an object; None if it is not there.
 
         Raises:
-            InvalidObject: an object belongs to another source.
-            StoreError: the disk is full or the file damaged.
+            StoreError: the disk is full or the file damaged; the object is still there.
         """
         with self._lock:
-            kept = {one.key for one in found}
-            gone = [one for one in self._objects.values() if one.source == source and one.key not in kept]
-            changes = [self._change(one, now) for one in found]
-            changes += [Change(one.key, Action.DELETED, one) for one in gone]
-            return self._commit(changes, author, now)
-
-    def delete(self, keys: Iterable[ObjectKey], author: str, now: float, source: str = "api") -> Sequence[Change]:
-        """Deletes objects: all of them or none; unknown keys are left out of the answer.
-
-        Raises:
-            InvalidObject: an object belongs to another source.
-            StoreError: the disk is full or the file damaged.
-        """
-        with self._lock:
-            known = [self._objects[key] for key in dict.fromkeys(keys) if key in self._objects]
-            for one in known:
-                _check_source(one, source)
-            return self._commit([Change(one.key, Action.DELETED, one) for one in known], author, now)
+            found = self._objects.get(key)
+            return self._commit([Change(key, Action.DELETED, found)], author)[0] if found else None
 
     def history(self, key: ObjectKey | None = None, limit: int = 100) -> Sequence[Past]:
         """What happened, newest first: to one object, or to all."""
@@ -177,22 +165,21 @@ class ObjectStore:
         with self._lock, self._told_apart("read"):
             return [_past(row) for row in self._database.execute(query, (*values, limit))]
 
-    def _change(self, found: MeshObject, now: float) -> Change:
+    def _change(self, found: MeshObject) -> Change:
         before = self._objects.get(found.key)
         if before is None:
-            return Change(found.key, Action.CREATED, replace(found, created=now))
-        _check_source(before, found.source)
+            return Change(found.key, Action.CREATED, replace(found, created=self._clock()))
         if (before.raw, before.lines, before.file) == (found.raw, found.lines, found.file):
             return Change(found.key, Action.UNCHANGED, before)
         return Change(found.key, Action.CONFIGURED, replace(found, created=before.created))
 
-    def _commit(self, changes: Sequence[Change], author: str, now: float) -> Sequence[Change]:
+    def _commit(self, changes: Sequence[Change], author: str) -> Sequence[Change]:
         revision = self._revision + 1
         numbered = [_numbered(change, revision) for change in changes]
         real = [change for change in numbered if change.action is not Action.UNCHANGED]
         if real:
             with self._told_apart("written"), self._transaction():
-                self._write(real, revision, author, now)
+                self._write(real, revision, author, self._clock())
             self._revision = revision
             self._remember(real)
         return numbered
@@ -271,10 +258,13 @@ def _advice(error: Exception, path: str) -> str:
     return f"it is damaged ({text}). Move {path} away, start again, and apply your files anew"
 
 
-def _check_source(before: MeshObject, source: str) -> None:
-    if before.source != source:
-        where = f"the file {before.file} of the watched folder" if before.source == "files" else "meshlib apply"
-        raise InvalidObject(f"{before.key} belongs to {where}", suggestion="change or delete it there", file=before.file)
+def _check_each_once(found: Sequence[MeshObject]) -> None:
+    first: dict[ObjectKey, MeshObject] = {}
+    for one in found:
+        other = first.setdefault(one.key, one)
+        if other is not one:
+            advice = f"it is also in {other.file}, line {other.lines.get('', 0)}: remove one of the two"
+            raise InvalidObject(f"{one.key} is given twice", suggestion=advice, file=one.file, line=one.lines.get("", 0))
 
 
 def _fits(key: ObjectKey, wanted: tuple[str, str, str]) -> bool:

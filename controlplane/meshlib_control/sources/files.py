@@ -7,9 +7,13 @@ Rule 3: the same object in two files is an error of the one that came later; the
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from meshlib.errors import SettingsError
@@ -19,60 +23,107 @@ from meshlib_control.model import MeshObject, ObjectKey
 
 SOURCE: Final = "files"
 _SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
-_DEBOUNCE: Final = 100  # milliseconds of quiet after a change, as an editor writes in several steps
+_QUIET: Final = 50  # milliseconds without a change before a look, as an editor writes in several steps
+_LONGEST: Final = 400  # milliseconds until a look even if changes go on
+_AGAIN: Final = 5.0  # seconds until a watch that failed is tried again
+
+Changes = Callable[[Path], AsyncIterator[object]]
 
 
-@dataclass(frozen=True, slots=True)
-class FolderState:
-    """What the folder says at one moment.
+async def watch_changes(path: Path) -> AsyncIterator[object]:
+    """Yields when something below `path` has changed; what it was is read from the files themselves."""
+    from watchfiles import awatch  # here, because only a watched folder needs it
 
-    Args:
-        objects: of all good files, and the last good ones of broken files.
-        errors: of broken files, in order of their names.
-    """
-
-    objects: tuple[MeshObject, ...] = ()
-    errors: tuple[InvalidObject, ...] = ()
+    async for changes in awatch(path, debounce=_LONGEST, step=_QUIET):
+        yield changes
 
 
-class Folder:
-    """A folder, and what its files said when they were last good.
+class FileSource:
+    """A folder, and what its files said when they were last good. Read at once, and again by `refresh` or `watch`.
 
     Args:
         path: read with all folders below; hidden files and folders are left out.
         namespace: for objects that name none.
+        clock: seconds since the epoch; an object is as old as its first appearance in this process.
+        changes: yields when it is worth looking again.
 
     Raises:
         SettingsError: there is no such folder.
     """
 
-    def __init__(self, path: Path | str, namespace: str = "default") -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        namespace: str = "default",
+        clock: Callable[[], float] = time.time,
+        changes: Changes = watch_changes,
+    ) -> None:
         self.path = Path(path)
         self.namespace = namespace
-        self._good: dict[Path, list[MeshObject]] = {}
+        self.objects: Mapping[ObjectKey, MeshObject] = MappingProxyType({})
+        self.errors: Sequence[InvalidObject] = ()
+        self._clock = clock
+        self._changes = changes
+        self._good: dict[Path, Sequence[MeshObject]] = {}
         self._texts: dict[Path, str] = {}
+        self._revision = 0
         if not self.path.is_dir():
             raise SettingsError(f"there is no folder {self.path}: make it, or name another one with --config")
+        self.refresh()
 
-    def read(self) -> FolderState:
-        """What the folder says now. A folder that has gone keeps its last good content."""
+    def refresh(self) -> bool:
+        """Looks at the folder; whether anything is different now. A folder that has gone keeps its last good content."""
+        before = (self.objects, tuple(map(str, self.errors)))
         if not self.path.is_dir():
-            missing = InvalidObject("the folder has gone", suggestion="its last content stays in use", file=str(self.path))
-            return FolderState(tuple(one for found in self._good.values() for one in found), (missing,))
-        files = list(self._files())
+            advice = "its last content stays in use until it is back"
+            self.errors = (InvalidObject("the folder has gone", suggestion=advice, file=str(self.path)),)
+        else:
+            self._read(list(self._files()))
+        return (self.objects, tuple(map(str, self.errors))) != before
+
+    @contextlib.asynccontextmanager
+    async def watch(self, changed: Callable[[], None]) -> AsyncIterator[None]:
+        """Follows the folder meanwhile; `changed` is called after each change of objects or errors."""
+        task = asyncio.create_task(self._follow(changed), name="watched folder")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _follow(self, changed: Callable[[], None]) -> None:
+        while True:
+            self._look(changed)
+            try:
+                async for _ in self._changes(self.path):
+                    self._look(changed)
+                    if not self.path.is_dir():
+                        break
+                else:
+                    return
+            except (OSError, RuntimeError) as error:  # the folder is not there, or the system has no watches left
+                if self.path.is_dir():
+                    self.errors = (*self.errors, _unwatched(self.path, error))
+                    changed()
+            await asyncio.sleep(_AGAIN)
+
+    def _look(self, changed: Callable[[], None]) -> None:
+        if self.refresh():
+            changed()
+
+    def _read(self, files: Sequence[Path]) -> None:
         self._good = {file: found for file, found in self._good.items() if file in files}
         errors: dict[Path, InvalidObject] = {}
-        fresh: dict[Path, list[MeshObject]] = {}
+        fresh: dict[Path, Sequence[MeshObject]] = {}
         for file in files:
             try:
                 fresh[file] = self._parsed(file)
             except InvalidObject as error:
                 errors[file] = error
         self._good = self._without_rivals(files, fresh, errors)
-        return FolderState(
-            objects=tuple(one for file in files for one in self._good.get(file, ())),
-            errors=tuple(errors[file] for file in sorted(errors)),
-        )
+        self.objects = MappingProxyType({one.key: one for file in files for one in self._good[file]})
+        self.errors = tuple(errors[file] for file in sorted(errors))
 
     def _files(self) -> Iterator[Path]:
         for file in sorted(self.path.rglob("*")):
@@ -80,7 +131,7 @@ class Folder:
             if file.suffix in _SUFFIXES and not hidden and file.is_file():
                 yield file
 
-    def _parsed(self, file: Path) -> list[MeshObject]:
+    def _parsed(self, file: Path) -> Sequence[MeshObject]:
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -89,23 +140,29 @@ class Folder:
             return self._good[file]
         found = accept(text, self._name(file), self.namespace, SOURCE)
         self._texts[file] = text
-        return found
+        self._revision += 1
+        return [self._dated(one) for one in found]
+
+    def _dated(self, found: MeshObject) -> MeshObject:
+        before = self.objects.get(found.key)
+        return replace(found, created=before.created if before else self._clock(), revision=self._revision)
 
     def _name(self, file: Path) -> str:
         return str(file.relative_to(self.path))
 
     def _without_rivals(
-        self, files: list[Path], fresh: dict[Path, list[MeshObject]], errors: dict[Path, InvalidObject]
-    ) -> dict[Path, list[MeshObject]]:
+        self, files: Sequence[Path], fresh: Mapping[Path, Sequence[MeshObject]], errors: dict[Path, InvalidObject]
+    ) -> dict[Path, Sequence[MeshObject]]:
         """Each object once. Files that have not changed come first: what works keeps working."""
         unchanged = [file for file in files if file in fresh and fresh[file] is self._good.get(file)]
         taken: dict[ObjectKey, MeshObject] = {}
-        settled: dict[Path, list[MeshObject]] = {}
+        settled: dict[Path, Sequence[MeshObject]] = {}
         for file in [*unchanged, *(file for file in files if file not in unchanged)]:
             found = fresh.get(file)
             rival = next((one for one in found or () if one.key in taken), None)
             if rival is not None:
                 errors[file] = _rivalry(rival, taken[rival.key])
+                self._texts.pop(file, None)  # judged anew when the other file changes
             if found is None or rival is not None:
                 found = [one for one in self._good.get(file, ()) if one.key not in taken]
             settled[file] = found
@@ -123,30 +180,6 @@ def _rivalry(second: MeshObject, first: MeshObject) -> InvalidObject:
     )
 
 
-async def watch_changes(path: Path) -> AsyncIterator[object]:
-    """Something below `path` has changed; what, is read from the files themselves."""
-    from watchfiles import awatch  # here, because only a watched folder needs it
-
-    async for changes in awatch(path, debounce=_DEBOUNCE * 10, step=_DEBOUNCE, recursive=True):
-        yield changes
-
-
-async def states(
-    folder: Folder, changes: Callable[[Path], AsyncIterator[object]] = watch_changes
-) -> AsyncIterator[FolderState]:
-    """What the folder says: at once, then after each change that makes a difference.
-
-    Args:
-        changes: yields when it is worth looking again.
-    """
-    state = folder.read()
-    yield state
-    async for _ in changes(folder.path):
-        newer = folder.read()
-        if _told(newer) != _told(state):
-            state = newer
-            yield state
-
-
-def _told(state: FolderState) -> tuple[tuple[MeshObject, ...], tuple[str, ...]]:
-    return state.objects, tuple(map(str, state.errors))
+def _unwatched(path: Path, error: Exception) -> InvalidObject:
+    advice = f"the folder is looked at again every {_AGAIN:.0f} seconds"
+    return InvalidObject(f"changes cannot be followed: {error}", suggestion=advice, file=str(path))
