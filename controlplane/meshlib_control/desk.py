@@ -1,7 +1,6 @@
 """What an operator can do: apply, look, delete, analyze, explain, hand out tokens. No HTTP, no sockets.
 
-Rule 1: apply takes everything or nothing, and what would be refused in one document is told for all of them at once.
-Rule 2: what a file of the watched folder declares, only that file can change.
+Apply takes everything or nothing, and what is wrong in several files is told for all of them at once.
 """
 
 from __future__ import annotations
@@ -13,14 +12,13 @@ from typing import Any
 
 from meshlib.errors import ConfigurationError, MeshError
 
-from . import objects as object_reader
-from . import validate, yaml
 from .analyze import analyze
 from .effective import findings as not_effective
+from .intake import accept
 from .inventory import Inventory
+from .mistakes import InvalidObject
 from .model import Finding, MeshObject, ObjectKey, World
-from .presentation import finding_data, object_data, resource_name
-from .store import Change
+from .presentation import change_data, finding_data, object_data, past_data, problem_data, resource_name
 from .tokens import TokenIssuer
 
 
@@ -42,7 +40,7 @@ class Desk:
 
     Args:
         inventory: the objects in force.
-        world: everything together, now.
+        world: objects and services together, now.
         changed: called after each change.
         issuer: makes join tokens.
         proxies: rows of `ps`.
@@ -75,43 +73,55 @@ class Desk:
             `changes`, one per object, and `findings` about them.
 
         Raises:
-            Refused: at least one document is wrong; nothing was changed.
-            Conflict: an object belongs to a file of the watched folder.
-            StorageFailure: the disk does not take it; nothing was changed.
+            Refused: at least one document is wrong, or belongs to the watched folder; nothing was changed.
+            StoreError: the disk does not take it; nothing was changed.
         """
         incoming, errors = read_manifests(manifests, namespace)
         if errors:
             raise Refused(errors)
-        changes = self.inventory.apply(incoming, author, dry_run=dry_run)
+        try:
+            changes = self.inventory.apply(incoming, author, dry_run=dry_run)
+        except InvalidObject as error:
+            raise Refused([error]) from error
         if not dry_run:
             self.changed()
-        return {"changes": [_change_data(change) for change in changes], "findings": _data(not_effective(incoming))}
+        return {
+            "revision": self.revision,
+            "changes": [change_data(change) for change in changes],
+            "findings": _data(_idle(incoming)),
+        }
 
     def delete(self, kind: str, namespace: str, name: str, author: str) -> str:
         """Delete an object. Returns its name as kubectl prints it.
 
         Raises:
-            NotFound, Conflict, StorageFailure.
+            NotFound: there is none.
+            Refused: it belongs to the watched folder.
+            StoreError: the disk does not take it.
         """
         key = self._key(kind, namespace, name)
-        self.inventory.delete(key, author)
+        try:
+            self.inventory.delete(key, author)
+        except InvalidObject as error:
+            raise Refused([error]) from error
         self.changed()
         return resource_name(key)
 
     def objects(self, kind: str = "", namespace: str = "", name: str = "") -> list[dict[str, Any]]:
         """Objects with their status; empty arguments mean any."""
         world = self.world()
-        findings = [*analyze(world), *not_effective(world.objects.values())]
+        findings = _about(world)
         return [
-            object_data(item, [finding for finding in findings if finding.object == key])
-            for key, item in sorted(world.objects.items())
-            if _is_asked(key, kind, namespace, name)
+            object_data(item, findings) for key, item in sorted(world.objects.items()) if _is_asked(key, kind, namespace, name)
         ]
+
+    def history(self, kind: str, namespace: str, name: str) -> list[dict[str, Any]]:
+        """What happened to an object, newest first. Raises NotFound."""
+        return [past_data(entry) for entry in self.inventory.history(self._key(kind, namespace, name))]
 
     def analyze(self) -> list[dict[str, Any]]:
         """Everything that `meshlib analyze` has to say about what is in force."""
-        world = self.world()
-        return _data([*analyze(world), *not_effective(world.objects.values())])
+        return [*(problem_data(error) for error in self.inventory.problems), *_data(_about(self.world()))]
 
     def create_token(self, namespace: str, service_account: str, lifetime: timedelta) -> dict[str, Any]:
         """A join token. Raises SettingsError for impossible names or lifetimes."""
@@ -127,31 +137,19 @@ class Desk:
         raise NotFound(f"there is no {kind} {namespace}/{name}")
 
 
-def read_manifests(
-    manifests: Iterable[tuple[str, str]], namespace: str, source: str = "api"
-) -> tuple[list[MeshObject], list[ConfigurationError]]:
-    """The objects of several texts, and everything that is wrong with them."""
-    found: list[MeshObject] = []
+def read_manifests(manifests: Iterable[tuple[str, str]], namespace: str) -> tuple[list[MeshObject], list[ConfigurationError]]:
+    """The objects of several texts, and what is wrong with them: the first mistake of each text.
+
+    An object that is in two texts is the later one's, as when they are applied one after the other.
+    """
+    found: dict[ObjectKey, MeshObject] = {}
     errors: list[ConfigurationError] = []
     for file, text in manifests:
         try:
-            documents = yaml.load(text, file)
+            found |= {item.key: item for item in accept(text, file, namespace)}
         except ConfigurationError as error:
             errors.append(error)
-            continue
-        for document in documents:
-            try:
-                found += _checked(document, namespace, source)
-            except ConfigurationError as error:
-                errors.append(error)
-    return found, errors
-
-
-def _checked(document: yaml.Document, namespace: str, source: str) -> list[MeshObject]:
-    read = object_reader.read(document, namespace, source)
-    for item in read:
-        validate.check(item)
-    return read
+    return list(found.values()), errors
 
 
 def analyze_files(
@@ -159,28 +157,24 @@ def analyze_files(
 ) -> tuple[list[dict[str, Any]], list[ConfigurationError]]:
     """Findings about texts alone, as data, and what cannot be read at all."""
     found, errors = read_manifests(manifests, namespace)
-    world = World(objects={item.key: item for item in found})
-    return _data([*analyze(world), *not_effective(found)]), errors
+    return _data(_about(World(objects={item.key: item for item in found}))), errors
+
+
+def _about(world: World) -> list[Finding]:
+    return [*analyze(world), *_idle(world.objects.values())]
+
+
+def _idle(items: Iterable[MeshObject]) -> list[Finding]:
+    return list(not_effective(items))
 
 
 def _is_asked(key: ObjectKey, kind: str, namespace: str, name: str) -> bool:
     wanted, _, group = kind.partition(".")
     return (
-        (not kind or (key.kind == wanted and group in ("", key.group)))
+        (not kind or (key.kind.lower() == wanted.lower() and group in ("", key.group)))
         and (not namespace or key.namespace in (namespace, ""))
         and (not name or key.name == name)
     )
-
-
-def _change_data(change: Change) -> dict[str, Any]:
-    key = change.key
-    return {
-        "resource": resource_name(key),
-        "kind": key.kind,
-        "namespace": key.namespace,
-        "name": key.name,
-        "action": change.action,
-    }
 
 
 def _data(findings: Iterable[Finding]) -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ class ApiServer:
             access_log=False,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,  # nobody stands in front of it who could be believed
             timeout_graceful_shutdown=1,
             ssl_context_factory=(lambda _config, _default: renewed_context(certificate)) if certificate else None,
         )

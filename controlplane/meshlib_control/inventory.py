@@ -6,26 +6,21 @@ What a file declares wins over what was applied under the same name before, and 
 from __future__ import annotations
 
 import contextlib
-import sqlite3
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from meshlib.errors import ConfigurationError, MeshError
+from meshlib.errors import ConfigurationError, SettingsError
 
 from .errors import CannotStart
+from .mistakes import InvalidObject
 from .model import MeshObject, ObjectKey
 from .sources.files import FileSource
-from .store import Change, ObjectStore
+from .store import Change, ObjectStore, Past, StoreError
 
 DATABASE = "objects.db"
 
-
-class Conflict(MeshError):
-    """The object belongs to a file of the watched folder."""
-
-
-class StorageFailure(MeshError):
-    """The change could not be written; what was there before stays in force."""
+_log = logging.getLogger(__name__)
 
 
 class Inventory:
@@ -39,6 +34,7 @@ class Inventory:
     def __init__(self, store: ObjectStore, source: FileSource | None) -> None:
         self._store = store
         self._source = source
+        self._told: tuple[str, ...] = ()
 
     @property
     def revision(self) -> int:
@@ -48,49 +44,72 @@ class Inventory:
     @property
     def problems(self) -> Sequence[ConfigurationError]:
         """What is wrong in files of the folder now; their last good content stays in force."""
-        return tuple(self._source.errors) if self._source else ()
-
-    def declared(self) -> Mapping[ObjectKey, MeshObject]:
-        """What the folder's files declare."""
-        return self._source.objects if self._source else {}
+        return self._source.errors if self._source else ()
 
     def objects(self) -> Mapping[ObjectKey, MeshObject]:
         """Everything in force."""
-        return {**{item.key: item for item in self._store.list()}, **self.declared()}
+        return {**self._store.objects(), **self._declared()}
 
-    def apply(self, incoming: Sequence[MeshObject], author: str, *, dry_run: bool) -> list[Change]:
+    def apply(self, incoming: Sequence[MeshObject], author: str, *, dry_run: bool) -> Sequence[Change]:
         """Create or change objects, all or none.
 
         Raises:
-            Conflict, StorageFailure: nothing was changed.
+            InvalidObject: one belongs to a file of the folder; nothing was changed.
+            StoreError: the disk is full or the database damaged; nothing was changed.
         """
         for item in incoming:
             self._refuse_declared(item.key)
-        with _storage_failures():
-            return self._store.apply(list(incoming), author, dry_run=dry_run)
+        return self._store.apply(incoming, author, dry_run=dry_run)
 
     def delete(self, key: ObjectKey, author: str) -> None:
-        """Delete an applied object.
+        """Delete an object that was applied.
 
         Raises:
-            Conflict, StorageFailure: it is still there.
+            InvalidObject: it belongs to a file of the folder.
+            StoreError: the disk is full or the database damaged.
         """
         self._refuse_declared(key)
-        with _storage_failures():
-            self._store.delete(key, author)
+        self._store.delete(key, author)
+
+    def history(self, key: ObjectKey) -> Sequence[Past]:
+        """What was applied under a name, newest first."""
+        return self._store.history(key)
 
     @contextlib.asynccontextmanager
     async def watching(self, changed: Callable[[], None]) -> AsyncIterator[None]:
         """Follow the folder's files; `changed` is called after each change."""
+
+        def told_and_changed() -> None:
+            self.tell_problems()
+            changed()
+
         if self._source is None:
             yield
             return
-        async with self._source.watch(changed):
+        self.tell_problems()
+        async with self._source.watch(told_and_changed):
             yield
 
+    def tell_problems(self) -> None:
+        """Log what is wrong in the folder and was not wrong before."""
+        now = tuple(map(str, self.problems))
+        for text in now:
+            if text not in self._told:
+                _log.warning("%s; its last good content stays in force", text)
+        self._told = now
+
+    def _declared(self) -> Mapping[ObjectKey, MeshObject]:
+        return self._source.objects if self._source else {}
+
     def _refuse_declared(self, key: ObjectKey) -> None:
-        if key in self.declared():
-            raise Conflict(f"{key} is declared in {self.declared()[key].file}: change it there")
+        owner = self._declared().get(key)
+        if owner is not None:
+            raise InvalidObject(
+                f"{key} belongs to the file {owner.file} of the watched folder",
+                suggestion=f"change {owner.file}, or remove it from there",
+                file=owner.file,
+                line=owner.lines.get("", 0),
+            )
 
 
 @contextlib.contextmanager
@@ -98,25 +117,15 @@ def open_inventory(data: Path, config: Path | None) -> Iterator[Inventory]:
     """The objects kept in a data folder, and those of a watched folder.
 
     Raises:
-        CannotStart: the database is damaged, or the disk is full.
+        CannotStart: the database is damaged, the disk is full, or there is no such folder.
     """
-    path = data / DATABASE
     try:
-        store = ObjectStore(path)
-    except sqlite3.Error as error:
-        raise CannotStart(
-            f"the database {path} cannot be used: {error}",
-            f"restore it from a backup, or move it away to start without objects: mv {path} {path}.broken",
-        ) from error
-    try:
-        yield Inventory(store, FileSource(config) if config else None)
-    finally:
-        store.close()
-
-
-@contextlib.contextmanager
-def _storage_failures() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StorageFailure(f"the change could not be stored: {error}; nothing was changed") from error
+        store = ObjectStore(data / DATABASE)
+    except StoreError as error:
+        raise CannotStart(str(error), f"ls -l {data}, or start with another folder: --data DIR") from error
+    with contextlib.closing(store):
+        try:
+            source = FileSource(config) if config else None
+        except SettingsError as error:
+            raise CannotStart(str(error), f"mkdir -p {config}") from error
+        yield Inventory(store, source)

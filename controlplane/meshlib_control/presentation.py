@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from meshlib.errors import ConfigurationError
+
 from .model import Finding, MeshObject, ObjectKey, Severity
+from .status import described
+from .store import Change, Past
 from .xds.exchange import SyncState, TypeStatus
 from .xds.server import ProxyStatus
-
-NOT_EFFECTIVE = "MSH0001"
 
 
 def resource_name(key: ObjectKey) -> str:
@@ -33,55 +35,52 @@ def finding_data(finding: Finding) -> dict[str, Any]:
     }
 
 
-def object_data(item: MeshObject, findings: Iterable[Finding]) -> dict[str, Any]:
-    """An object as it was written, with the metadata and the status that the control plane adds.
+def problem_data(error: ConfigurationError) -> dict[str, Any]:
+    """What is wrong in a watched file, in the form of a finding; the code is Istio's SchemaValidationError."""
+    return {
+        "code": "IST0106",
+        "severity": Severity.ERROR.value,
+        "object": "",
+        "message": error.problem,
+        "field": error.field,
+        "file": error.file,
+        "line": error.line,
+        "advice": getattr(error, "suggestion", ""),
+    }
+
+
+def object_data(item: MeshObject, findings: Sequence[Finding]) -> dict[str, Any]:
+    """An object with its status, which also says where it came from.
 
     Args:
-        findings: all that is known about this object.
+        findings: those about this object are shown, others left out.
     """
-    raw = dict(item.raw)
-    raw.pop("status", None)
-    metadata = {
-        **dict(raw.get("metadata") or {}),
-        **({"namespace": item.key.namespace} if item.key.namespace else {}),
-        "resourceVersion": str(item.revision),
-        **({"creationTimestamp": _timestamp(item.created)} if item.created else {}),
-    }
+    data = described(item, findings)
+    data["status"]["origin"] = {"source": item.source, "file": item.file, "line": item.lines.get("", 0)}
+    return data
+
+
+def change_data(change: Change) -> dict[str, Any]:
+    """What apply did to an object."""
     return {
-        "apiVersion": item.api_version,
-        "kind": item.key.kind,
-        "metadata": metadata,
-        **{name: value for name, value in raw.items() if name not in ("apiVersion", "kind", "metadata")},
-        "status": _status(item, list(findings)),
+        "resource": resource_name(change.key),
+        "kind": change.key.kind,
+        "namespace": change.key.namespace,
+        "name": change.key.name,
+        "action": change.action.value,
     }
 
 
-def _status(item: MeshObject, findings: Sequence[Finding]) -> dict[str, Any]:
+def past_data(entry: Past) -> dict[str, Any]:
+    """One line of an object's history."""
     return {
-        "origin": {"source": item.source, "file": item.file, "line": item.lines.get("", 0)},
-        "conditions": [_accepted(), _valid(findings), _effective(findings)],
-        "messages": [finding_data(finding) for finding in findings],
+        "revision": entry.revision,
+        "time": _timestamp(entry.time),
+        "author": entry.author,
+        "action": entry.action.value,
+        "file": entry.file,
+        "document": dict(entry.document),
     }
-
-
-def _accepted() -> dict[str, str]:
-    return {"type": "Accepted", "status": "True", "reason": "Valid", "message": ""}
-
-
-def _valid(findings: Sequence[Finding]) -> dict[str, str]:
-    errors = [finding for finding in findings if finding.severity is Severity.ERROR]
-    if not errors:
-        return {"type": "Resolved", "status": "True", "reason": "NoIssues", "message": ""}
-    return {"type": "Resolved", "status": "False", "reason": errors[0].code, "message": errors[0].message}
-
-
-def _effective(findings: Sequence[Finding]) -> dict[str, str]:
-    missing = [finding for finding in findings if finding.code == NOT_EFFECTIVE]
-    if not missing:
-        return {"type": "Effective", "status": "True", "reason": "AllFields", "message": ""}
-    whole_kind = any(not finding.field or finding.field == "kind" for finding in missing)
-    reason = "KindNotEffectiveYet" if whole_kind else "FieldsNotEffectiveYet"
-    return {"type": "Effective", "status": "False", "reason": reason, "message": "; ".join(item.message for item in missing)}
 
 
 def _timestamp(seconds: float) -> str:

@@ -16,11 +16,11 @@ from meshlib._version import __version__
 from meshlib.errors import ConfigurationError, SettingsError
 from meshlib_control.authn import Administrator
 from meshlib_control.desk import Desk, NotFound, Refused
-from meshlib_control.inventory import Conflict, StorageFailure
+from meshlib_control.store import StoreError
 
 from .answers import answer_error, answer_problems
 from .bodies import ApplyBody, ExplainBody, TokenBody, read_body
-from .guard import Guard
+from .guard import BodyTooLarge, Guard
 
 Answer = Callable[[Request], Awaitable[Response]]
 
@@ -39,6 +39,7 @@ def create_app(desk: Desk, administrator: Administrator, *, loopback: bool) -> A
             Route("/v1/apply", routes.apply, methods=["POST"]),
             Route("/v1/objects", routes.objects),
             Route("/v1/objects/{kind}/{namespace}/{name}", routes.delete, methods=["DELETE"]),
+            Route("/v1/objects/{kind}/{namespace}/{name}/history", routes.history),
             Route("/v1/analyze", routes.analyze),
             Route("/v1/proxies", routes.proxies),
             Route("/v1/explain", routes.explain, methods=["POST"]),
@@ -69,9 +70,11 @@ class _Routes:
         return JSONResponse({"items": items})
 
     async def delete(self, request: Request) -> Response:
-        kind, namespace, name = (request.path_params[part] for part in ("kind", "namespace", "name"))
         author = request.query_params.get("author", "api")
-        return JSONResponse({"deleted": self._desk.delete(kind, namespace, name, author)})
+        return JSONResponse({"deleted": self._desk.delete(*_named(request), author)})
+
+    async def history(self, request: Request) -> Response:
+        return JSONResponse({"items": self._desk.history(*_named(request))})
 
     async def analyze(self, _: Request) -> Response:
         return JSONResponse({"findings": self._desk.analyze()})
@@ -88,14 +91,19 @@ class _Routes:
         return JSONResponse(self._desk.create_token(body.namespace, body.service_account, lifetime))
 
 
-# 507: RFC 4918 11.5, "Insufficient Storage".
+def _named(request: Request) -> tuple[str, str, str]:
+    path = request.path_params
+    return path["kind"], path["namespace"], path["name"]
+
+
+# The first that fits counts, so the narrow ones come first. 507: RFC 4918 11.5, "Insufficient Storage".
 _STATUSES: dict[type[Exception], int] = {
     Refused: 422,
+    BodyTooLarge: 413,
     ConfigurationError: 400,
     SettingsError: 400,
     NotFound: 404,
-    Conflict: 409,
-    StorageFailure: 507,
+    StoreError: 507,
 }
 
 

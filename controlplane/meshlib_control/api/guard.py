@@ -8,7 +8,7 @@ from collections.abc import Callable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from meshlib.errors import CredentialError
+from meshlib.errors import ConfigurationError, CredentialError
 
 from .answers import answer_error
 
@@ -16,12 +16,15 @@ OPEN_PATHS = frozenset({"/ready"})
 LARGEST_BODY = 8 * 1024 * 1024
 
 
-class BodyTooLarge(Exception):
+class BodyTooLarge(ConfigurationError):
     """The request's body is larger than `LARGEST_BODY`."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the body is larger than {LARGEST_BODY // 2**20} MiB: send fewer documents at once")
 
 
 class Guard:
-    """ASGI middleware in front of all routes.
+    """ASGI middleware in front of all routes. A body that turns out too large raises BodyTooLarge in the route that reads it.
 
     Args:
         app: what is guarded.
@@ -42,11 +45,8 @@ class Guard:
         refusal = self._refusal(scope)
         if refusal is not None:
             await refusal(scope, receive, send)
-            return
-        try:
+        else:
             await self._app(scope, _limited(receive), send)
-        except BodyTooLarge:
-            await _too_large()(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         headers = Headers(scope=scope)
@@ -55,7 +55,7 @@ class Guard:
         if scope["path"] in OPEN_PATHS:
             return None
         if _declared_length(headers) > LARGEST_BODY:
-            return _too_large()
+            return answer_error(413, str(BodyTooLarge()))
         try:
             self._check_credential(headers.get("authorization"))
         except CredentialError as error:
@@ -80,10 +80,6 @@ def _limited(receive: Receive) -> Receive:
         return message
 
     return limited
-
-
-def _too_large() -> ASGIApp:
-    return answer_error(413, f"the body is larger than {LARGEST_BODY // 2**20} MiB", "send fewer documents at once")
 
 
 def _is_loopback_name(host_header: str) -> bool:

@@ -14,6 +14,8 @@ from .kind_names import kind_of
 from .options import ApiOption, NamespaceOption, OutputOption
 from .output import Format, say, write, write_table
 
+_IDLE = ("MSH0001", "MSH0002")  # told by the word "effective" already
+
 
 def get(
     what: Annotated[
@@ -102,15 +104,16 @@ def _joined(words: Iterable[Any]) -> str:
 
 
 def status_of(item: Mapping[str, Any]) -> str:
-    """`effective`, `partly effective`, or the codes of what is wrong."""
+    """`effective`, `partly effective`, `not effective yet`, or the codes of what is wrong."""
     status = item.get("status", {})
-    codes = [note["code"] for note in status.get("messages", []) if note["severity"] == "Error"]
+    notes = status.get("validationMessages", [])
+    codes = [note["type"]["code"] for note in notes if note["level"] == "ERROR" and note["type"]["code"] not in _IDLE]
     if codes:
         return ",".join(dict.fromkeys(codes))
     effective = next((entry for entry in status.get("conditions", []) if entry["type"] == "Effective"), None)
     if effective is None or effective["status"] == "True":
         return "effective"
-    return "not effective yet" if effective["reason"] == "KindNotEffectiveYet" else "partly effective"
+    return "not effective yet" if effective["reason"] == "NotEffective" else "partly effective"
 
 
 def age(created: str, now: datetime) -> str:

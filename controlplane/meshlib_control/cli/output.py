@@ -21,6 +21,7 @@ _STYLES = {
     "synced": "green",
     "effective": "green",
     "partly effective": "yellow",
+    "not effective yet": "yellow",
     "pending": "yellow",
 }
 
