@@ -25,7 +25,7 @@ from meshlib.config.model import (
 from meshlib.facts import Request
 from meshlib.outbound.balance import Balancers
 from meshlib.outbound.exchange import balancer_for, named_endpoint
-from meshlib.outbound.match import Condition, bare_path, query_parameters, unmet
+from meshlib.outbound.match import Condition, bare_path, header_values, query_parameters, unmet
 from meshlib.outbound.route import domain_rank, first_match, virtual_host
 from meshlib.outbound.terms import terms_of
 
@@ -180,9 +180,11 @@ def describe(condition: Condition | None, request: Request) -> str:
             return ""
         case HeaderMatch(name, match, invert):
             wanted = f"{'must not be' if invert else 'must be'} {_wanted(match)}"
-            return f"header {name} {wanted}, it is {_shown(request.header(':authority' if name == 'host' else name))}"
+            return f"header {name} {wanted}, it is {_shown(header_values(name, request))}"
         case QueryMatch(name, match):
-            return f"query parameter {name} must be {_wanted(match)}, it is {_shown(query_parameters(request.path).get(name))}"
+            parameters = query_parameters(request.path)
+            seen = _shown([parameters[name]] if name in parameters else [])
+            return f"query parameter {name} must be {_wanted(match)}, it is {seen}"
         case StringMatch():
             return f"path must be {_wanted(condition)}, it is {bare_path(request.path)!r}"
 
@@ -201,5 +203,5 @@ def _wanted(match: StringMatch) -> str:
     return _WORDS[match.kind].format(match.value) + (" (any case)" if match.ignore_case else "")
 
 
-def _shown(value: str | None) -> str:
-    return "absent" if value is None else repr(value)
+def _shown(values: list[str]) -> str:
+    return " and ".join(map(repr, values)) or "absent"

@@ -2,7 +2,8 @@
 
 Rule 1: paths are compared without query and fragment; query parameters are compared as written, not percent-decoded.
 Rule 2: a regular expression must match the whole text.
-Rule 3: header values of one name are joined by a comma first; `host` is another name of `:authority`.
+Rule 3: each line of a header is compared for itself and one that fits is enough (Envoy 1.40; older ones joined them by a comma
+first). Inverted: none may fit. `host` is another name of `:authority`.
 Rule 4: a missing header fails its condition, inverted or not, unless it is compared as the empty string or asked for presence.
 """
 
@@ -11,11 +12,15 @@ from __future__ import annotations
 from typing import Protocol
 
 from meshlib.config.model import HeaderMatch, MatchKind, QueryMatch, RouteMatch, StringMatch
-from meshlib.facts import Request
+from meshlib.facts import Headers, Request
 
 
 class Message(Protocol):
     """A request or a response: what has headers."""
+
+    @property
+    def headers(self) -> Headers:
+        """In order, names in lower case."""
 
     def header(self, name: str) -> str | None:
         """The value of a header, several joined by a comma; None if absent."""
@@ -48,14 +53,23 @@ def text_matches(condition: StringMatch, text: str) -> bool:
 
 def header_matches(condition: HeaderMatch, message: Message) -> bool:
     """Whether a header meets a condition (rules 3 and 4)."""
-    value = message.header(":authority" if condition.name == "host" else condition.name)
-    if condition.match.kind is _PRESENT:
-        return (value is not None or condition.missing_as_empty) != condition.invert
-    if value is None:
-        if not condition.missing_as_empty:
-            return False
-        value = ""
-    return text_matches(condition.match, value) != condition.invert
+    values = header_values(condition.name, message)
+    if not values and condition.missing_as_empty:
+        values = [""]
+    match = condition.match
+    if match.kind is _PRESENT:
+        return bool(values) != condition.invert
+    if not values:
+        return False
+    return any(text_matches(match, value) for value in values) != condition.invert
+
+
+def header_values(name: str, message: Message) -> list[str]:
+    """The values of a header or pseudo header, one for each line."""
+    if name.startswith(":") or name == "host":
+        value = message.header(":authority" if name == "host" else name)
+        return [] if value is None else [value]
+    return [value for key, value in message.headers if key == name]
 
 
 def bare_path(path: str) -> str:

