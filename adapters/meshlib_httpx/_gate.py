@@ -43,7 +43,7 @@ class AsyncGate:
             self._mesh = meshlib.default()
         facts, host = facts_of(request)
         stream = request.stream
-        body = request.content or None if isinstance(stream, self._library.ByteStream) else stream
+        body = b"".join(stream) or None if isinstance(stream, self._library.ByteStream) else stream
         try:
             client = self._mesh.async_client()
             response = await client.send(facts, body, timeout=timeout_of(request), host=host)
@@ -79,7 +79,7 @@ class SyncGate:
             self._mesh = meshlib.default()
         facts, host = facts_of(request)
         stream = request.stream
-        body = request.content or None if isinstance(stream, self._library.ByteStream) else stream
+        body = b"".join(stream) or None if isinstance(stream, self._library.ByteStream) else stream
         try:
             response = self._mesh.client().send(facts, body, timeout=timeout_of(request), host=host)
         except MeshError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Protocol
 
 from meshlib.config.snapshot import Absent, Destination
@@ -27,6 +28,9 @@ clock = time.monotonic
 
 # RFC 9110 9.2.2: sending them twice means the same as once.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
+
+_KNOWN = frozenset(HTTPStatus)
 
 
 class ClientTls(Protocol):
@@ -313,7 +317,8 @@ def replied(call: Call, reply: LocalReply) -> tuple[ResponseHead, Sighting]:
     )
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
     sighting = Sighting(call.request.authority, route, flag=reply.flag, detail=reply.detail)
-    return ResponseHead(reply.status, b"", headers, "1.1"), sighting
+    reason = HTTPStatus(reply.status).phrase if reply.status in _KNOWN else ""
+    return ResponseHead(reply.status, reason.encode("ascii"), headers, "1.1"), sighting
 
 
 def with_headers(request: Request, added: Headers) -> Request:

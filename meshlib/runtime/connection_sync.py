@@ -13,7 +13,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from meshlib.runtime.http1 import BodyFailed, Framing, PeerClosed, ResponseHead, ResponseParser
+from meshlib.runtime.http1 import BodyFailed, Framing, MalformedResponse, PeerClosed, ResponseHead, ResponseParser
 from meshlib.runtime.pool import Key
 from meshlib.runtime.timing import Limit, remaining
 from meshlib.runtime.tls import TlsLayer, proven_identity
@@ -41,6 +41,7 @@ class SyncConnection:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._gone = False
+        self._error: Exception | None = None  # what came before it is still to be read
         self._cut = False  # the peer answered before it had the whole request
 
     def __repr__(self) -> str:
@@ -171,13 +172,22 @@ class SyncConnection:
                     self._poll.modify(self._socket, select.POLLIN)
                 if events & ~select.POLLOUT:
                     self._take()
+                    self._check()
+                if self.parser.head is not None:
+                    self._cut = True
+                    return
             if not view:
                 return
 
     def _receive(self, limit: Limit) -> None:
         """Wait for bytes and take them."""
+        self._check()
         self._await(limit)
         self._take()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def _await(self, limit: Limit) -> int:
         seconds = remaining(limit.at, time.monotonic())
@@ -191,27 +201,27 @@ class SyncConnection:
             data = self._socket.recv(_READ)
         except BlockingIOError:
             return
-        if not data:
-            self._end(orderly=self._tls is None)
-            return
-        plain = data if self._tls is None else self._decrypt(self._tls, data)
-        if plain:
-            self.parser.feed(plain)
-        if self._tls is not None and self._tls.peer_closed:
-            self._end(orderly=True)
+        try:
+            self._absorb(data)
+        except (ssl.SSLError, MalformedResponse, PeerClosed) as error:
+            self._gone = True
+            self._error = error
 
-    def _end(self, *, orderly: bool) -> None:
-        self._gone = True
-        self.parser.eof(orderly=orderly)
-        if self._tls is not None and not self._tls.established:
-            raise PeerClosed("the peer closed the connection during the TLS handshake")
+    def _absorb(self, data: bytes) -> None:
+        tls = self._tls
+        if data:
+            plain = data if tls is None else self._decrypt(tls, data)
+            if plain:
+                self.parser.feed(plain)
+        if not data or (tls is not None and tls.peer_closed):
+            self._gone = True
+            self.parser.eof(orderly=tls is None or tls.peer_closed)
+            if tls is not None and not tls.established:
+                raise PeerClosed("the peer closed the connection during the TLS handshake")
 
     def _decrypt(self, tls: TlsLayer, data: bytes) -> bytes:
         try:
             return tls.receive(data)
-        except ssl.SSLError:
-            self._gone = True
-            raise
         finally:
             answer = tls.pending()
             if answer:
