@@ -24,7 +24,7 @@ def route_match(match: Any, place: str) -> RouteMatch:
         raise ConfigurationError("conditions on metadata are not supported", field=f"{place}.dynamic_metadata")
     return RouteMatch(
         path=_path(match, place),
-        headers=tuple(_header(one, f"{place}.headers[{index}]") for index, one in enumerate(match.headers)),
+        headers=tuple(header_match(one, f"{place}.headers[{index}]") for index, one in enumerate(match.headers)),
         query=tuple(_query(one, f"{place}.query_parameters[{index}]") for index, one in enumerate(match.query_parameters)),
     )
 
@@ -56,7 +56,8 @@ def _escaped(text: str) -> str:
     return "".join(char if char.isalnum() or char in "/_-" else f"\\{char}" if char.isascii() else char for char in text)
 
 
-def _header(header: Any, place: str) -> HeaderMatch:
+def header_match(header: Any, place: str) -> HeaderMatch:
+    """One condition on a header, of a request or of a response."""
     if not header.name:
         raise ConfigurationError("a header condition needs a name", field=f"{place}.name")
     match, negated = _header_condition(header, place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshlib.config import decode_fields as fields
-from meshlib.config.decode_match import route_match
+from meshlib.config.decode_match import header_match, route_match
 from meshlib.config.model import Abort, Delay, Fault, RetryPolicy, Route, RouteConfiguration, VirtualHost, WeightedCluster
 from meshlib.errors import ConfigurationError
 
@@ -73,6 +73,8 @@ def _retry_policy(policy: Any, place: str) -> RetryPolicy | None:
     retries = policy.num_retries.value if policy.HasField("num_retries") else 1
     if not retry_on or retries == 0:
         return None
+    if policy.retriable_request_headers:  # passing over it would try again what must not be tried again
+        raise ConfigurationError("this condition is not supported", field=f"{place}.retriable_request_headers")
     back_off = policy.retry_back_off
     base = fields.seconds(back_off, "base_interval", f"{place}.retry_back_off") or DEFAULT_BACKOFF_BASE
     longest = (
@@ -85,6 +87,9 @@ def _retry_policy(policy: Any, place: str) -> RetryPolicy | None:
         retries=retries,
         per_try_timeout=fields.seconds(policy, "per_try_timeout", place) or None,
         status_codes=frozenset(policy.retriable_status_codes),
+        retriable_headers=tuple(
+            header_match(one, f"{place}.retriable_headers[{index}]") for index, one in enumerate(policy.retriable_headers)
+        ),
         backoff_base=base,
         backoff_max=longest,
         avoid_previous_hosts=any(

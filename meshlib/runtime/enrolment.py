@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from meshlib.errors import MeshError
+from meshlib.errors import ControlPlaneError, MeshError
 from meshlib.runtime.ca import CertificateAuthority, Renewal
 from meshlib.runtime.certificates import Certificates
 from meshlib.runtime.settings import Settings
@@ -63,7 +63,9 @@ class Enrolment:
         """Log each new problem once, and tell a new identity."""
         what = str(self.problem or "")
         if what and what != self._told:
-            _log.warning("meshlib: no new certificate: %s", what)
+            # That the control plane is away is told by the control thread, once; here it counts when the certificate is over.
+            away = type(self.problem) is ControlPlaneError and not self._certificates.problem()
+            _log.log(logging.INFO if away else logging.WARNING, "meshlib: no new certificate: %s", what)
         self._told = what
         if self._certificates.spiffe_id != self._known_as:
             self._known_as = self._certificates.spiffe_id

@@ -214,6 +214,14 @@ def test_defaults_are_envoys() -> None:
     assert one_route(route={"cluster": "c", "retry_policy": none}).retry is None
 
 
+def test_retriable_headers() -> None:
+    """Conditions on the response, as Envoy's `retriable-headers` reads them."""
+    policy = {"retry_on": "retriable-headers", "retriable_headers": [{"name": "X-Again", "string_match": {"exact": "1"}}]}
+    retry = one_route(route={"cluster": "c", "retry_policy": policy}).retry
+    assert retry is not None
+    assert retry.retriable_headers == (HeaderMatch("x-again", StringMatch(MatchKind.EXACT, "1")),)
+
+
 @pytest.mark.parametrize(
     ("match", "expected"),
     [
@@ -338,6 +346,10 @@ HTTP_FAULT = "typed_per_filter_config[envoy.filters.http.fault]"
                 }
             },
             "route.retry_policy.retry_back_off.max_interval",
+        ),
+        (
+            {"route": {"cluster": "c", "retry_policy": {"retry_on": "5xx", "retriable_request_headers": [{"name": "a"}]}}},
+            "route.retry_policy.retriable_request_headers",
         ),
         ({"match": {}}, "match"),
         ({"match": {"prefix": "/", "runtime_fraction": {}}}, "match.runtime_fraction"),
