@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from meshlib.facts import Headers, Peer, Request
 from meshlib.inbound.forwarded import HEADER, forged, withheld
@@ -29,12 +30,24 @@ def _text(raw: list[tuple[bytes, bytes]]) -> tuple[Headers, str]:
     headers: list[tuple[str, str]] = []
     authority = ""
     for raw_name, raw_value in raw:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        if name == "host":
-            authority = value
-        elif not forged(name):
-            headers.append((name, value))
+        known = _known(raw_name)
+        if known.text == "host":
+            authority = raw_value.decode("latin-1")
+        elif not known.forged:
+            headers.append((known.text, raw_value.decode("latin-1")))
     return tuple(headers), authority
+
+
+class _Known(NamedTuple):
+    text: str
+    forged: bool
+    withheld: bool
+
+
+@lru_cache(maxsize=1024)  # the same few dozen names come with every request
+def _known(raw: bytes) -> _Known:
+    name = raw.decode("latin-1").lower()
+    return _Known(name, forged(name), withheld(name))
 
 
 def _path(scope: Scope) -> str:
@@ -63,9 +76,9 @@ def admitted(scope: Scope, certificate: str | None, request_id: str) -> Scope:
         certificate: the value of x-forwarded-client-cert, None for no such header.
         request_id: added as x-request-id if the client sent none, as Envoy does.
     """
-    headers = [(name, value) for name, value in scope["headers"] if not withheld(name.decode("latin-1"))]
+    headers = [item for item in scope["headers"] if not _known(item[0]).withheld]
     if certificate is not None:
         headers.append((HEADER.encode(), certificate.encode("latin-1")))
-    if request_id and not any(name.lower() == b"x-request-id" for name, _ in headers):
+    if request_id and not any(_known(name).text == "x-request-id" for name, _ in headers):
         headers.append((b"x-request-id", request_id.encode("latin-1")))
     return {**scope, "headers": headers}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
 from meshlib.facts import Headers, Peer, Request
-from meshlib.inbound.forwarded import HEADER, forged, withheld
+from meshlib.inbound.forwarded import HEADER, WITHHELD, forged
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -17,6 +18,7 @@ App = Callable[[Environ, StartResponse], Iterable[bytes]]
 PEER = "meshlib.peer"  # in the environ, and on TLS sockets: facts.Peer
 SEEN = "meshlib.seen"  # in the environ or an ASGI scope: a middleware of ours has this request
 _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
+_WITHHELD = frozenset("HTTP_" + name.upper().replace("-", "_") for name in WITHHELD)
 _UNPREFIXED = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 
 
@@ -29,12 +31,15 @@ def request_of(environ: Environ) -> Request:
 
 def _headers(environ: Environ) -> Headers:
     named = ((_name(key), value) for key, value in environ.items() if isinstance(value, str))
-    return tuple((name, value) for name, value in named if name and name != "host" and not forged(name))
+    return tuple((name, value) for name, value in named if name and name != "host")
 
 
+@lru_cache(maxsize=1024)  # the same few dozen names come with every request
 def _name(key: str) -> str:
+    """The header that a variable stands for; empty if it is none that may be believed."""
     if key.startswith("HTTP_"):
-        return key[5:].replace("_", "-").lower()
+        name = key[5:].replace("_", "-").lower()
+        return "" if forged(name) else name
     return _UNPREFIXED.get(key, "")
 
 
@@ -86,7 +91,7 @@ def admit_into(environ: Environ, peer: Peer, certificate: str | None, request_id
         certificate: the value of x-forwarded-client-cert, None for no such header.
         request_id: added as x-request-id if the client sent none, as Envoy does.
     """
-    for key in [key for key in environ if key.startswith("HTTP_") and withheld(key[5:])]:
+    for key in _WITHHELD & environ.keys():
         del environ[key]
     if certificate is not None:
         environ["HTTP_" + HEADER.upper().replace("-", "_")] = certificate

@@ -11,6 +11,9 @@ from meshlib.telemetry.records import REMOVED_HEADERS
 
 HEADER = "x-forwarded-client-cert"
 
+WITHHELD = frozenset({HEADER, *REMOVED_HEADERS})
+"""Names, in lower case, that never reach the application as the client sent them."""
+
 
 def forwarded_client_cert(ours: str, peer: Peer) -> str | None:
     """The header's value, None for a peer without a certificate.
@@ -38,10 +41,7 @@ def forged(name: str) -> bool:
 
 def withheld(name: str) -> bool:
     """Whether a header must not reach the application as the client sent it: forged, or meant for the mesh only."""
-    return _plain(name) in _WITHHELD
-
-
-_WITHHELD = frozenset({HEADER, *REMOVED_HEADERS})
+    return _plain(name) in WITHHELD
 
 
 def _plain(name: str) -> str:
