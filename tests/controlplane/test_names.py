@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-
 from meshlib_control import names
 from meshlib_control.names import ClusterName
 
