@@ -14,7 +14,6 @@ from meshlib.config.model import (
     Endpoint,
     Fault,
     MatchKind,
-    PeerMode,
     RetryPolicy,
     Route,
     RouteConfiguration,
@@ -26,9 +25,11 @@ from meshlib.config.model import (
 )
 from meshlib.config.snapshot import ABSENT, Absent, Destination, Snapshot
 from meshlib.errors import NoCertificate
+from meshlib.inbound.admit import InboundPort
 from meshlib.outbound.balance import Balancers
 from meshlib.runtime.client_async import AsyncClient
 from meshlib.runtime.client_sync import SyncClient
+from meshlib.runtime.settings import Settings
 from meshlib.telemetry.context import Propagation
 from meshlib.telemetry.events import RequestEvent, Workload
 from meshlib.telemetry.records import Telemetry
@@ -85,32 +86,30 @@ class Certificates:
         self._server = self._authority.server_context(leaf)
 
 
-@dataclass(frozen=True)
-class Inbound:
-    mode: PeerMode = PeerMode.PERMISSIVE
-
-
 class LocalMesh:
     """What adapters see of a `Mesh`.
 
     Args:
         authority: signs our certificate; None: plain text only.
         account: our service account.
+        keep_events: whether `events` collects what telemetry is told.
     """
 
-    def __init__(self, authority: Authority | None = None, account: str = "productpage") -> None:
+    def __init__(self, authority: Authority | None = None, account: str = "productpage", *, keep_events: bool = True) -> None:
         self.certificates = Certificates(authority, account)
         self.telemetry = Telemetry(
             Workload(f"{account}-v1", "default", spiffe(account), account, "v1", service_name=account), Propagation()
         )
         self.balancers = Balancers()
         self.snapshot = Snapshot()
-        self.inbound = Inbound()
+        self.inbound = InboundPort()
+        self.settings = Settings(service=account)
         self.events: list[RequestEvent] = []
         self.asked: list[str] = []
         self.served: list[tuple[int, str]] = []
         self.unresolved: dict[str, Destination] = {}
-        self.telemetry.add_listener(self.events.append)
+        if keep_events:
+            self.telemetry.add_listener(self.events.append)
         self._client: SyncClient | None = None
         self._async_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncClient] = weakref.WeakKeyDictionary()
 
