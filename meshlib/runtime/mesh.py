@@ -215,8 +215,10 @@ class Mesh:
         """Wait until there is a certificate, and the control plane knows of our port if we serve one.
 
         Args:
-            timeout: seconds.
+            timeout: seconds. A mesh that is switched off is ready at once.
         """
+        if not self.settings.enabled:
+            return True
         until = time.monotonic() + timeout
         control = self._started()
         if not self.certificates.wait(timeout):

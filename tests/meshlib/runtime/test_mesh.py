@@ -217,6 +217,60 @@ def test_a_control_plane_that_forgot_takes_nothing_away_at_once(control_plane: A
     assert eventually(lambda: ports(mesh.destination("ratings:9080")) == [2])
 
 
+def test_losses_count_after_the_grace(control_plane: Any, mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody announced again by then is gone."""
+    monkeypatch.setattr(control, "GRACE", 0.2)
+    control_plane.put_destination("ratings:9080", 1)
+    mesh.resolve("ratings:9080")
+    control_plane.stop()
+    control_plane.drop(Kind.LISTENER, "ratings:9080")
+    control_plane.start()
+    assert eventually(lambda: mesh.destination("ratings:9080") is ABSENT)
+
+
+def test_a_stream_that_we_reopen_needs_no_grace(control_plane: Any, mesh: Mesh) -> None:
+    """A new port is no new control plane: losses count at once."""
+    control_plane.put_destination("ratings:9080", 1)
+    mesh.serve(43210, "127.0.0.1")
+    mesh.resolve("ratings:9080")
+    mesh.serve(43211, "127.0.0.1")
+    assert mesh.ready(10)
+    control_plane.drop(Kind.LISTENER, "ratings:9080")
+    assert eventually(lambda: mesh.destination("ratings:9080") is ABSENT, 3.0)
+
+
+def test_certificates_are_renewed(mesh: Mesh, make_mesh: MakeMesh) -> None:
+    """At half of their life, without a word from anybody; telemetry learns who we are."""
+    renewing = make_mesh(certificate_lifetime=2)
+    renewing.start()
+    assert eventually(lambda: renewing.certificates.generation >= 2)
+    assert renewing.telemetry.local.principal == "spiffe://cluster.local/ns/default/sa/reviews"
+
+
+def test_clients_are_made_once(mesh: Mesh) -> None:
+    """One for all threads, one for each event loop."""
+
+    async def twice() -> tuple[object, object]:
+        return mesh.async_client(), mesh.async_client()
+
+    assert mesh.client() is mesh.client()
+    first, again = asyncio.run(twice())
+    other, _ = asyncio.run(twice())
+    assert first is again
+    assert other is not first
+
+
+def test_the_process_wide_mesh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`meshlib.default()` reads the environment once."""
+    import meshlib
+
+    monkeypatch.setattr("meshlib.runtime.mesh._default", None)
+    monkeypatch.setenv("MESHLIB_SERVICE", "ratings")
+    monkeypatch.setenv("MESHLIB_HOME", str(tmp_path))
+    assert meshlib.default() is meshlib.default()
+    assert meshlib.default().settings.service == "ratings"
+
+
 def test_without_a_control_plane_hosts_are_absent_after_a_bounded_wait(
     make_mesh: MakeMesh, nobody: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,6 +475,7 @@ def test_switched_off(make_mesh: MakeMesh) -> None:
     mesh.start()
     mesh.serve(43210)
     assert mesh.resolve("ratings:9080") is ABSENT
+    assert mesh.ready(0)
     assert threading.active_count() == before
 
 
