@@ -330,3 +330,18 @@ def test_redirects_are_left_out_until_they_are_effective() -> None:
     """analyze reports them; the routes after them count."""
     spec = f"hosts: [reviews]\nhttp:\n- match: [{{uri: {{exact: /old}}}}]\n  redirect: {{uri: /new}}\n- {to('v1')}"
     assert targets(routes(world(virtual_service(spec)))) == ["v1"]
+
+
+def test_gateways_of_a_match_override_those_of_the_virtual_service() -> None:
+    """Only what names the mesh is for mesh clients."""
+    spec = f"""
+hosts: [reviews]
+gateways: [ingress]
+http:
+- match: [{{gateways: [mesh], uri: {{prefix: /a}}}}]
+  {to("v1")}
+- match: [{{uri: {{prefix: /b}}}}]
+  {to("v2")}
+- {to("v3")}
+"""
+    assert targets(routes(world(virtual_service(spec)))) == ["v1"]

@@ -15,7 +15,7 @@ from typing import Any
 from meshlib.config.messages import pack
 from meshlib_control import names
 from meshlib_control.index import rivals
-from meshlib_control.kinds import Destination
+from meshlib_control.kinds import Destination, VirtualService
 from meshlib_control.kinds.virtual_service import HttpMatch, HttpRoute
 from meshlib_control.model import MeshObject, Node, World
 from meshlib_control.names import ClusterName
@@ -38,10 +38,14 @@ def virtual_service_for(world: World, host: str, namespace: str) -> MeshObject |
 
 
 def _rank(item: MeshObject, namespace: str) -> int | None:
-    spec = item.spec
-    if spec.gateways and MESH not in spec.gateways:
+    if not _on_mesh(item.spec) and not any(MESH in match.gateways for http in item.spec.http for match in http.match):
         return None
-    return visibility(spec.export_to, item.key.namespace, namespace)
+    return visibility(item.spec.export_to, item.key.namespace, namespace)
+
+
+def _on_mesh(spec: VirtualService) -> bool:
+    """Whether what names no gateways of its own is for mesh clients."""
+    return not spec.gateways or MESH in spec.gateways
 
 
 def routes(world: World, node: Node, item: MeshObject, port: int) -> list[dict[str, Any]]:
@@ -51,26 +55,26 @@ def routes(world: World, node: Node, item: MeshObject, port: int) -> list[dict[s
         if not http.route:
             continue  # redirect, directResponse and delegate: `analyze` reports them as not effective yet
         action = _action(world, item, http, port)
-        for match in _matches(node, http, port):
+        for match in _matches(node, item.spec, http, port):
             found.append(_route(item, index, http, match, action))
             if is_catch_all(found[-1]["match"]):
                 return found
     return found
 
 
-def _matches(node: Node, http: HttpRoute, port: int) -> Iterator[HttpMatch | None]:
-    if not http.match:
+def _matches(node: Node, spec: VirtualService, http: HttpRoute, port: int) -> Iterator[HttpMatch | None]:
+    if not http.match and _on_mesh(spec):
         yield None
-    yield from (match for match in http.match if _meant_for(node, match, port))
+    yield from (match for match in http.match if _meant_for(node, spec, match, port))
 
 
-def _meant_for(node: Node, match: HttpMatch, port: int) -> bool:
+def _meant_for(node: Node, spec: VirtualService, match: HttpMatch, port: int) -> bool:
     if match.port and match.port != port:
         return False
     if match.gateways:
         # Istio: the source's labels do not count where gateways are named.
         return MESH in match.gateways
-    return selects(match.source_labels, node.labels) and match.source_namespace in {"", node.namespace}
+    return _on_mesh(spec) and selects(match.source_labels, node.labels) and match.source_namespace in {"", node.namespace}
 
 
 def _route(item: MeshObject, index: int, http: HttpRoute, match: HttpMatch | None, action: dict[str, Any]) -> dict[str, Any]:

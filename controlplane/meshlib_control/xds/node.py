@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Protocol
 
 from meshlib.config.model import Locality
 from meshlib.errors import ConfigurationError
 from meshlib_control.model import Node, Registration
+
+_SERVICE_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.IGNORECASE)
 
 
 class Caller(Protocol):
@@ -42,6 +46,7 @@ def read_node(message: Any, caller: Caller) -> Node:
             f"Use a token of: meshlib token create --namespace {namespace} --service-account NAME"
         )
     where = message.locality
+    address = _text(metadata, "INSTANCE_IPS").split(",")[0] or address
     return Node(
         id=message.id,
         kind=_kind(metadata, message.user_agent_name),
@@ -49,12 +54,12 @@ def read_node(message: Any, caller: Caller) -> Node:
         namespace=caller.namespace,
         service_account=caller.service_account,
         spiffe_id=caller.spiffe_id,
-        address=_text(metadata, "INSTANCE_IPS").split(",")[0] or address,
+        address=address,
         labels=_labels(metadata),
         workload=_text(metadata, "WORKLOAD_NAME"),
         cluster_id=_text(metadata, "CLUSTER_ID") or "Kubernetes",
         locality=Locality(where.region, where.zone, where.sub_zone),
-        registrations=tuple(_registrations(metadata.get("MESHLIB_SERVICES", []))),
+        registrations=tuple(_registrations(metadata.get("MESHLIB_SERVICES", []), address)),
         version=_version(message),
     )
 
@@ -90,16 +95,28 @@ def _labels(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): str(value) for name, value in labels.items()}
 
 
-def _registrations(entries: Any) -> Iterable[Registration]:
+def _registrations(entries: Any, address: str) -> Iterator[Registration]:
     if not isinstance(entries, list):
         raise ConfigurationError("not a list of services", field="node.metadata.MESHLIB_SERVICES")
+    if entries and not _is_ip(address):
+        raise ConfigurationError(f"{address!r} is not an IP address others could call", field="node.metadata.INSTANCE_IPS")
     for index, entry in enumerate(entries):
         field = f"node.metadata.MESHLIB_SERVICES[{index}]"
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("service"), str) or not entry["service"]:
-            raise ConfigurationError("names no service", field=f"{field}.service")
-        port = _port(entry, "port", field)
-        target = _port(entry, "target_port", field) if entry.get("target_port") else port
-        yield Registration(entry["service"], port, target, str(entry.get("protocol") or "http"))
+        fields = entry if isinstance(entry, Mapping) else {}
+        # A name like `*` would claim every host of the namespace.
+        if not _SERVICE_NAME.fullmatch(_text(fields, "service")):
+            raise ConfigurationError("is not a service's name, such as `reviews`", field=f"{field}.service")
+        port = _port(fields, "port", field)
+        target = _port(fields, "target_port", field) if fields.get("target_port") else port
+        yield Registration(fields["service"], port, target, str(fields.get("protocol") or "http"))
+
+
+def _is_ip(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
 
 
 def _port(entry: Mapping[str, Any], name: str, field: str) -> int:
