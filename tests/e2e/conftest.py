@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from harness import CONFORMANCE, HOST, Cluster, Page, free_port, start_bookinfo
+
+from tests.support.cluster import CONFORMANCE, HOST, Cluster, Page, free_port, start_bookinfo
 
 pytestmark = pytest.mark.e2e
 

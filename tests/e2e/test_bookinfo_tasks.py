@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from harness import REPOSITORY, Cluster, Page
+
+from tests.support.cluster import REPOSITORY, Cluster, Page
 
 pytestmark = pytest.mark.e2e
 

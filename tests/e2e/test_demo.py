@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import CLI, HOST, answers, eventually, free_port
+
+from tests.support.cluster import CLI, HOST, answers, eventually, free_port
 
 pytestmark = pytest.mark.e2e
 

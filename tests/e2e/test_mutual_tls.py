@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness import HOST, Cluster, eventually, free_port
+
+from tests.support.cluster import HOST, Cluster, eventually, free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -158,4 +159,4 @@ def test_certificates_are_renewed_under_load(cluster: Cluster) -> None:
     assert told["failures"] == []
     assert told["requests"] > 200
     assert told["identities"] >= 3, "the client's certificate changed while it ran"
-    eventually(lambda: "httpbin" in {row["instance"] for row in cluster.ps()}, "the server is still a member")
+    eventually(lambda: "httpbin" in {row["name"] for row in cluster.ps()}, "the server is still a member")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from harness import HOST, Cluster, answers, eventually, free_port
+
+from tests.support.cluster import HOST, Cluster, answers, eventually, free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -115,7 +116,7 @@ def test_a_dead_process_disappears_at_once(cluster: Cluster) -> None:
     cluster.start_control_plane()
     port = start_two_versions(cluster)
     cluster.kill("httpbin-v1")
-    eventually(lambda: "httpbin-v1" not in {row["instance"] for row in cluster.ps()}, "gone from ps", 3)
+    eventually(lambda: "httpbin-v1" not in {row["name"] for row in cluster.ps()}, "gone from ps", 3)
     time.sleep(0.5)  # the push to the others
     with Load(f"http://{HOST}:{port}/relay") as load:
         eventually(lambda: len(load.names) > 50, "answers")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from harness import HOST, Cluster, eventually, free_port
+
+from tests.support.cluster import HOST, Cluster, eventually, free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -92,4 +93,4 @@ def test_flask_development_server(mesh: Cluster) -> None:
     fetch = mesh.run_command("sleep", (sys.executable, str(PROGRAMS / "fetch.py"), "http://dev:8000/pid"))
     result = subprocess.run(fetch, env=mesh.env, capture_output=True, text=True, timeout=60, check=True)
     assert '"status": 200' in result.stdout
-    eventually(lambda: "dev" in {row["instance"] for row in mesh.ps()}, "still a member")
+    eventually(lambda: "dev" in {row["name"] for row in mesh.ps()}, "still a member")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from harness import Cluster, Page, eventually
+
+from tests.support.cluster import Cluster, Page, eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -34,7 +35,9 @@ def test_one_trace_over_four_services(bookinfo: Cluster, networking: Path, site:
     (root,) = [span for span in by_id.values() if span["parent"] not in by_id]
     assert root["parent"] == caller
     assert root["service"] == "productpage"
-    chain = {(span["service"], span["kind"], by_id[span["parent"]]["service"]) for span in by_id.values() if span is not root}
+    # Recent FastAPI adds spans of its own, of kind INTERNAL; they hang below ours and are none of the mesh's business.
+    ours = [span for span in by_id.values() if span is not root and span["kind"] != "INTERNAL"]
+    chain = {(span["service"], span["kind"], by_id[span["parent"]]["service"]) for span in ours}
     assert chain == {
         ("productpage", "CLIENT", "productpage"),
         ("details", "SERVER", "productpage"),

@@ -93,7 +93,7 @@ class Cluster:
     def settle(self) -> None:
         """Waits until nobody has anything outstanding; the control plane waits 100 ms for further changes itself."""
         time.sleep(0.3)
-        eventually(lambda: all(row["status"] == "SYNCED" for row in self.ps()), "everybody synced")
+        eventually(lambda: all(row["status"] == "synced" for row in self.ps()), "everybody synced")
 
     def token(self, account: str, namespace: str = "default", *options: str) -> Path:
         """A join token in a file."""
@@ -134,8 +134,8 @@ class Cluster:
         """Waits until these instances are connected and synced."""
 
         def connected() -> bool:
-            rows = {row["instance"]: row["status"] for row in self.ps()}
-            return all(rows.get(name) == "SYNCED" for name in names)
+            rows = {row["name"]: row["status"] for row in self.ps()}
+            return all(rows.get(name) == "synced" for name in names)
 
         eventually(connected, f"{names} connected; logs in {self.group.log('x').parent}", 40)
 
