@@ -59,7 +59,7 @@ def check(found: MeshObject) -> None:
     """
     for mistake in mistakes(found):
         raise InvalidObject(
-            f"{found.key}: {mistake.problem}",
+            mistake.problem,
             suggestion=mistake.suggestion,
             field=mistake.field,
             file=found.file,

@@ -68,7 +68,7 @@ def destination(target: Destination, path: str) -> Iterator[Mistake]:
     if target.subset:
         yield from told(child(path, "subset"), formats.label(target.subset))
     if target.port is not None:
-        yield from told(child(path, "port.number"), formats.port(target.port.number))
+        yield from told(f"{path}.port.number", formats.port(target.port.number))
 
 
 def labels(values: Mapping[str, str], path: str) -> Iterator[Mistake]:
