@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from meshlib.config.model import HeaderMatch, MatchKind, QueryMatch, RouteMatch, StringMatch
+from meshlib.config.model import HeaderMatch, MatchKind, QueryMatch, RetryPolicy, RouteMatch, StringMatch
 
 Json = dict[str, Any]
 
@@ -68,10 +68,15 @@ def _ports(process: subprocess.Popen[bytes], admin_file: Path, log: Path, count:
 
 
 def http_listener(name: str, virtual_hosts: list[Json]) -> Json:
-    """A listener whose HTTP connection manager has these virtual hosts and the router."""
+    """A listener whose HTTP connection manager has these virtual hosts and the router.
+
+    Callers on loopback count as internal: Envoy obeys `x-envoy-` headers of such callers only.
+    """
     manager = {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
+        "use_remote_address": True,
+        "internal_address_config": {"cidr_ranges": [{"address_prefix": "127.0.0.0", "prefix_len": 8}]},
         "route_config": {"name": name, "virtual_hosts": virtual_hosts},
         "http_filters": [
             {
@@ -82,6 +87,34 @@ def http_listener(name: str, virtual_hosts: list[Json]) -> Json:
     }
     chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
     return {"name": name, "filter_chains": [chain]}
+
+
+def cluster(name: str, port: int) -> Json:
+    """A cluster with one endpoint on loopback and, as Istio sets it, no limit on retries under way."""
+    endpoint = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}
+    assignment = {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}]}
+    limits = {"thresholds": [{"max_retries": 2**32 - 1}]}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "circuit_breakers": limits,
+        "load_assignment": assignment,
+    }
+
+
+def retry_policy(policy: RetryPolicy) -> Json:
+    """`envoy.config.route.v3.RetryPolicy` as JSON."""
+    written: Json = {
+        "retry_on": ",".join(sorted(policy.retry_on)),
+        "num_retries": policy.retries,
+        "retriable_status_codes": sorted(policy.status_codes),
+        "retriable_headers": [_header(condition) for condition in policy.retriable_headers],
+        "retry_back_off": {"base_interval": f"{policy.backoff_base}s", "max_interval": f"{policy.backoff_max}s"},
+    }
+    if policy.per_try_timeout is not None:
+        written["per_try_timeout"] = f"{policy.per_try_timeout}s"
+    return written
 
 
 def route_match(match: RouteMatch) -> Json:
