@@ -204,7 +204,7 @@ class _Trip:
         self._route = chosen.route
         self._delayed = delayed
         self._endpoint: Endpoint | None = None
-        self._tried: set[Key] = set()
+        self._tried: frozenset[Key] = frozenset()
         self._limited_by_route = True
         self.attempt = 0
         cluster = destination.clusters.get(chosen.cluster_name)
@@ -219,7 +219,7 @@ class _Trip:
         if self.cluster.lb_policy is LbPolicy.PASSTHROUGH:
             load: Load | None = self._balancer.passthrough(named_endpoint(self.terms.request))
         elif self._endpoint is not None:
-            self._tried.add(self._endpoint.key)
+            self._tried = self._tried | {self._endpoint.key}
             load = self._balancer.take(dice, self._tried, self._repicks())
         else:
             load = self._balancer.take(dice)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from meshlib.config.model import HeaderMatch, MatchKind, RetryPolicy, Route, StringMatch
 from meshlib.facts import Request
 
-_PREFIX = "x-envoy-"
 _TIMEOUT = "x-envoy-upstream-rq-timeout-ms"
 _PER_TRY_TIMEOUT = "x-envoy-upstream-rq-per-try-timeout-ms"
 _RETRY_ON = "x-envoy-retry-on"
@@ -60,7 +59,7 @@ class Terms(NamedTuple):
 def terms_of(route: Route, request: Request) -> Terms:
     """The terms of a request on its route."""
     for name, _ in request.headers:
-        if name.startswith(_PREFIX) and name in CONSUMED:
+        if name in CONSUMED:
             return _overridden(route, request)
     retry = route.retry
     return Terms(request, route.timeout, _useful(retry.per_try_timeout if retry else None, route.timeout), retry)
