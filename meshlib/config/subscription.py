@@ -79,6 +79,7 @@ class Subscription:
         self.snapshot: Snapshot = EMPTY
         self._wanted: dict[str, None] = {}  # a set that keeps the order
         self._connected = False
+        self._answered = False
         self._in_grace = False
         self._losses: dict[tuple[Kind, str], Item | None] = {}  # held back during the grace; None: removed
         self._subscribed: dict[Kind, set[str]] = {kind: set() for kind in Kind}
@@ -117,7 +118,7 @@ class Subscription:
 
     def on_connect(self, *, grace: bool) -> tuple[Ask, ...]:
         """A new stream: everything wanted, with the versions held. With `grace`, call `on_grace_over` some seconds later."""
-        self._connected = True
+        self._connected, self._answered = True, False
         self._in_grace = grace and any(self._held.values())
         self._losses.clear()
         for names in self._subscribed.values():
@@ -139,6 +140,7 @@ class Subscription:
 
     def on_response(self, update: Update) -> tuple[tuple[Ask, ...], bool]:
         """Apply a response. Gives the requests to send, the ACK or NACK first, and whether the snapshot changed."""
+        self._answered = True
         if update.problem:
             return (Ask(update.kind, nonce=update.nonce, problem=update.problem),), False
         self._accept(update)
@@ -189,7 +191,8 @@ class Subscription:
         needs = self._needs()
         if self._connected:
             asks = tuple(ask for kind in Kind if (ask := self._ask(kind, needs[kind])) is not None)
-            self._drop_unneeded(needs)
+            if self._answered:  # until then what was restored may still be needed: a stream is no connection yet
+                self._drop_unneeded(needs)
             return asks
         return ()
 

@@ -68,6 +68,10 @@ class DiskCache:
             self.drop(name)
             del self._kept[name]
 
+    def lacks(self, names: Set[str]) -> bool:
+        """Whether one of these listeners was never written by this process."""
+        return not names <= self._kept.keys()
+
     def store(self, listener: str, resources: Mapping[Kind, tuple[Item, ...]]) -> None:
         """Replace what is kept for a listener."""
         try:

@@ -38,8 +38,8 @@ GRACE = 10.0
 """Seconds after a reconnect before losses count: longer than the longest wait of others who reconnect as well."""
 FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
 """Seconds between tries to connect; doubling."""
-CACHE_QUIET = 1.0
-"""Seconds between a change and its writing to disk."""
+CACHE_PAUSE = 1.0
+"""Seconds between two copies of changes to disk. What is new is copied at once: a process may be killed at any time."""
 MOST_ABSENT = 2000
 """Names outside the mesh that are followed; beyond, all are forgotten and asked for again when used."""
 
@@ -349,9 +349,11 @@ class Control:
         self._unanswered = {name for name in self._unanswered if self.snapshot.destination(name) is None}
         self._answer(tuple(self._waiters))
         self._acknowledge()
-        if self._write_cache not in self._timers:
-            self._after(CACHE_QUIET, self._write_cache)
         self._on_change(self.snapshot)
+        if self._cache.lacks(self.snapshot.destinations.keys() | self.snapshot.inbound.keys()):
+            self._write_cache()
+        elif self._write_cache not in self._timers:
+            self._after(CACHE_PAUSE, self._write_cache)
 
     def _restore(self) -> None:
         if self._restored or self._was_live:

@@ -317,6 +317,19 @@ def test_restored_but_unwanted_is_not_asked_for() -> None:
     assert talk.subscribed == {LDS: {"ratings:9080"}, RDS: set(), CDS: set(), EDS: set()}
 
 
+def test_what_is_restored_outlives_a_stream_that_never_answers() -> None:
+    """Trying to connect proves nothing: a destination first used later is still there."""
+    first = joined()
+    first.tell_reviews("v1")
+    talk = Conversation()
+    talk.table.restore(first.table.complete("reviews:9080") or {})
+    talk.want("ratings:9080")
+    talk.connect()
+    talk.table.on_disconnect()
+    talk.want("reviews:9080")
+    assert talk.ports() == [1]
+
+
 def test_incomplete_destinations_are_not_kept() -> None:
     """A bundle for the disk is a whole."""
     talk = joined()

@@ -355,9 +355,30 @@ def test_the_disk_answers_when_nobody_else_does(control_plane: Any, make_mesh: M
     assert ports(second.resolve("ratings:9080")) == [7]
     assert time.monotonic() - started < 1.5
     assert second.inbound.mode is PeerMode.STRICT
+    assert second.resolve("unknown:9080") is ABSENT
+    third = make_mesh()
+    third.serve(43210, "127.0.0.1")
+    assert eventually(lambda: "down" in repr(third))
+    assert ports(third.resolve("ratings:9080")) == [7], "asked for after several tries to connect"
     control_plane.put_destination("ratings:9080", 8)
     control_plane.start()
     assert eventually(lambda: ports(second.destination("ratings:9080")) == [8])
+
+
+def test_a_killed_process_leaves_what_it_learned(control_plane: Any, settings: Settings) -> None:
+    """The disk has a new destination as soon as it is used, and later its changes."""
+    control_plane.put_destination("ratings:9080", 7)
+    mesh = Mesh(settings)
+    folder = Path(settings.cache_dir) / "default.reviews-v1"
+    mesh.resolve("ratings:9080")
+    assert eventually(lambda: (folder / "ratings%3A9080.cache").exists(), 0.5)
+    control_plane.put_destination("details:9080", 8, cluster="d")
+    mesh.resolve("details:9080")
+    assert eventually(lambda: (folder / "details%3A9080.cache").exists(), 0.5)
+    before = (folder / "ratings%3A9080.cache").read_bytes()
+    control_plane.put_destination("ratings:9080", 9)
+    assert eventually(lambda: (folder / "ratings%3A9080.cache").read_bytes() != before)
+    mesh.close()
 
 
 def test_a_wrong_token_is_told_at_once(make_mesh: MakeMesh, caplog: pytest.LogCaptureFixture) -> None:
