@@ -2,10 +2,10 @@
 
 Every variant runs once per round, in random order; the table shows medians over the rounds.
 
-Meshed means everything: routing over a weighted route, retries armed, telemetry, mutual TLS with the SPIFFE check on the client;
-identity, admission, context and metrics on the server. Plain means httpx's own transport and uvicorn's own mutual TLS, without a
-mesh on either side. sniffio is installed: without it httpcore retries a failing import several times for each request, and the
-comparison would flatter us.
+Meshed means everything: routing over a weighted route, retries armed, telemetry, mutual TLS with the SPIFFE check on the
+client; identity, admission, context and metrics on the server. Plain means httpx's own transport and uvicorn's own mutual TLS,
+without a mesh on either side. sniffio is installed: without it httpcore retries a failing import several times for each
+request, and the comparison would flatter us.
 """
 
 from __future__ import annotations

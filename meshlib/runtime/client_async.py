@@ -268,3 +268,4 @@ async def _keep(client: AsyncClient) -> AsyncGenerator[None]:
         yield
     finally:
         client.close()
+        client._keeper = None  # it knows the loop, which would never be freed

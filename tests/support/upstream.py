@@ -46,6 +46,7 @@ class Upstream:
         self.seen: Counter[str] = Counter()
         self.port = 0
         self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -84,10 +85,10 @@ class Upstream:
         self._started.set()
         await self._stopped.wait()
         server.close()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
+        await asyncio.sleep(0.01)  # connections that are just being accepted are closed below, too
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for writer in self._writers:  # also those that wait for the peer's half of TLS's goodbye
             writer.transport.abort()
         await asyncio.sleep(0.01)
@@ -95,6 +96,9 @@ class Upstream:
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         try:
             while await self._exchange(reader, writer):
                 pass
@@ -109,7 +113,7 @@ class Upstream:
         received = _head(await reader.readuntil(b"\r\n\r\n"))
         self.requests.append(received)
         self.seen[received.path] += 1
-        if received.path != "/early":
+        if received.path not in ("/early", "/stall"):
             received.body = await _body(reader, received.headers)
         answer = _PATHS.get(received.path, _echo)
         return await answer(self, received, (reader, writer)) is not False
@@ -254,6 +258,11 @@ async def _early(server: Upstream, received: Received, streams: Streams) -> bool
     return False
 
 
+async def _stall(server: Upstream, received: Received, streams: Streams) -> None:
+    streams[1].transport.pause_reading()  # type: ignore[attr-defined]  # a transport of a server reads, too
+    await asyncio.sleep(10)
+
+
 async def _twice(server: Upstream, received: Received, streams: Streams) -> None:
     streams[1].write(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na" * 2)
     await streams[1].drain()
@@ -279,5 +288,6 @@ _PATHS: dict[str, Callable[[Upstream, Received, Streams], Awaitable[bool | None]
     "/say-close": _say_close,
     "/quiet-close": _quiet_close,
     "/early": _early,
+    "/stall": _stall,
     "/twice": _twice,
 }
