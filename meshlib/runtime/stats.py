@@ -23,6 +23,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class StatsServer:
     def __init__(self, address: str, metrics: RequestMetrics, instance: str, folder: Path | None = None) -> None:
         self._address = _parse(address)
         self._metrics = metrics
-        self._crew = _Crew((folder or _private_folder()) / _short(f"{instance} {address}"), metrics)
+        self._crew = _Crew(folder, _short(f"{instance} {address}"), metrics)
         self._page: _Page | None = None
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._thread: threading.Thread | None = None
@@ -175,34 +176,55 @@ class _Scrape(BaseHTTPRequestHandler):
 class _Crew:
     """The workers of one instance, as a folder: a socket for each that lives, one file for all that ended."""
 
-    def __init__(self, folder: Path, metrics: RequestMetrics) -> None:
-        self._folder = folder
+    def __init__(self, parent: Path | None, name: str, metrics: RequestMetrics) -> None:
+        self._parent = parent
+        self._name = name
         self._metrics = metrics
-        self._ended = folder / "ended.json"
         self.teller: socketserver.UnixStreamServer | None = None
 
+    @cached_property
+    def _folder(self) -> Path:
+        return (self._parent or _private_folder()) / self._name
+
+    @property
+    def _ended(self) -> Path:
+        return self._folder / "ended.json"
+
     def join(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._forget_former_run()
-        path = self._folder / f"{os.getpid()}.sock"
-        path.unlink(missing_ok=True)
+        """Begin to tell. Without a folder (a full disk) this worker serves its own counts only."""
         try:
-            self.teller = _Teller(str(path), self._metrics)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._forget_former_run()
+            self._own.unlink(missing_ok=True)
+            self.teller = _Teller(str(self._own), self._metrics)
         except OSError as error:
-            _log.warning("meshlib: this worker's counts stay out of %s: %s (%s)", PATH, error, path)
+            _log.warning("meshlib: %s has the counts of single workers only: %s", PATH, error)
+
+    @property
+    def _own(self) -> Path:
+        return self._folder / f"{os.getpid()}.sock"
 
     def leave(self) -> None:
         """Under one lock for both, so that no reader sees our counts twice or not at all."""
-        with self._locked():
-            (self._folder / f"{os.getpid()}.sock").unlink(missing_ok=True)
-            counted = self._metrics.snapshot()
-            if counted:
-                draft = self._ended.with_suffix(".new")
-                draft.write_bytes(encode(merge([self._kept(), counted])))
-                draft.replace(self._ended)
+        if not self.teller:
+            return
+        try:
+            with self._locked():
+                self._own.unlink(missing_ok=True)
+                self._keep(self._metrics.snapshot())
+        except OSError as error:
+            _log.warning("meshlib: the counts of this worker are lost: %s", error)
+
+    def _keep(self, counted: Snapshot) -> None:
+        if counted:
+            draft = self._ended.with_suffix(".new")
+            draft.write_bytes(encode(merge([self._kept(), counted])))
+            draft.replace(self._ended)
 
     def others(self) -> list[Snapshot]:
         """What fellow workers count and ended ones counted."""
+        if not self.teller:
+            return []
         with self._locked():
             told = [self._ask(path) for path in self._fellows()]
             return [self._kept(), *(snapshot for snapshot in told if snapshot)]
@@ -278,14 +300,10 @@ def _short(name: str) -> str:
 
 
 def _private_folder() -> Path:
-    """A folder that only this user can enter.
-
-    Raises:
-        SettingsError: somebody else made a folder of that name.
-    """
+    """A folder that only this user can enter. Raises OSError if somebody else made one of that name."""
     folder = Path(tempfile.gettempdir()) / f"meshlib-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     seen = folder.lstat()
     if seen.st_uid != os.getuid() or not stat.S_ISDIR(seen.st_mode) or stat.S_IMODE(seen.st_mode) & 0o077:
-        raise SettingsError(f"{folder} is not a private folder of this user; remove it or set TMPDIR")
+        raise PermissionError(f"{folder} is not a private folder of this user; remove it or set TMPDIR")
     return folder

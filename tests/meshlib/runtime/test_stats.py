@@ -76,10 +76,10 @@ class Workers:
             code = 1
             try:
                 stats = StatsServer(f"127.0.0.1:{self._port}", counted(requests).metrics, "reviews", self._folder)
-                signal.signal(signal.SIGTERM, lambda *_: None)
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
                 stats.start()
                 os.write(tell, b"1")
-                signal.pause()
+                signal.sigwait({signal.SIGTERM})
                 stats.close()
                 code = 0
             finally:
@@ -208,6 +208,35 @@ def test_a_broken_file_of_ended_workers_counts_as_none(workers: Workers, port: i
     (folder,) = tmp_path.iterdir()
     (folder / "ended.json").write_bytes(b"[[")
     assert total(port) == 2
+
+
+def test_without_a_folder_a_worker_serves_its_own_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A full disk costs a warning and the counts of fellow workers, not the page."""
+    (tmp_path / "file").touch()
+    stats = StatsServer("127.0.0.1:0", counted(3).metrics, "one", tmp_path / "file")
+    stats.start()
+    try:
+        assert total(stats.port) == 3
+    finally:
+        stats.close()
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["meshlib"]
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770])
+def test_a_folder_that_others_may_enter_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mode: int
+) -> None:
+    """Somebody else could tell counts of their own."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / f"meshlib-{os.getuid()}").mkdir()
+    (tmp_path / f"meshlib-{os.getuid()}").chmod(mode)
+    stats = StatsServer("127.0.0.1:0", counted(3).metrics, "one")
+    stats.start()
+    try:
+        assert total(stats.port) == 3
+    finally:
+        stats.close()
+    assert "is not a private folder of this user" in caplog.text
 
 
 @pytest.mark.parametrize("address", ["15090", ":15090", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000"])
