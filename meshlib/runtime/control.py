@@ -18,14 +18,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from meshlib.config.snapshot import ABSENT, Snapshot
-from meshlib.config.subscription import Ask, Subscription
+from meshlib.config.subscription import Ask, Item, Kind, Subscription
 from meshlib.errors import ControlPlaneError, CredentialError, MeshError
 from meshlib.runtime.cache import DiskCache
 from meshlib.runtime.events import Announcement, Arrived, Ended, Event, Found, Served, State, Stopped, Unanswered, Wanted
@@ -108,6 +108,7 @@ class Control:
         self._failures = 0
         self._was_live = False
         self._restored = False
+        self._left: Mapping[Kind, Iterable[Item]] | None = None
         self._told = ""
         self._timers: dict[Callable[[], None], float] = {}
         self._cache = DiskCache(_cache_folder(settings), item)
@@ -141,6 +142,7 @@ class Control:
     # The thread
 
     def _run(self) -> None:
+        self._left = self._cache.load()  # now, so that a broken cache is told at the start and not in the next outage
         while True:
             event = self._next()
             if isinstance(event, Stopped):
@@ -297,7 +299,7 @@ class Control:
         if self._was_live or self._restored:
             self._after(GRACE, self._end_grace)
         self.state, self._was_live = State.LIVE, True
-        self.problem, self._told, self._failures = None, "", 0
+        self.problem, self._told, self._failures, self._left = None, "", 0, None
         self._unanswered.clear()
         self._timers.pop(self._lose_patience, None)
 
@@ -356,11 +358,11 @@ class Control:
             self._after(CACHE_PAUSE, self._write_cache)
 
     def _restore(self) -> None:
-        if self._restored or self._was_live:
-            return
-        self._restored = True
-        self._subscription.restore(self._cache.load())
-        self.snapshot = self._subscription.snapshot
+        """Take what an earlier process left, if the control plane never answered this one."""
+        if self._left is not None:
+            self._subscription.restore(self._left)
+            self.snapshot = self._subscription.snapshot
+            self._left, self._restored = None, True
 
     def _write_cache(self) -> None:
         in_force: dict[str, object] = {**self.snapshot.destinations, **self.snapshot.inbound}

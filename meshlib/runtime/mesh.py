@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from meshlib.config.snapshot import ABSENT, EMPTY, Absent, Destination, Snapshot, listener_name
-from meshlib.errors import MeshError
+from meshlib.errors import ControlPlaneError, MeshError
 from meshlib.inbound.admit import InboundPort
 from meshlib.runtime.events import Announcement
 from meshlib.runtime.settings import Settings
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 RESOLVE_TIMEOUT = 2.5
 """Seconds; a little above the control thread's own patience, which answers first in an outage."""
+STRICT_TIMEOUT = 10.0
+"""Seconds that a strict start waits for a certificate."""
 ANYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 (recognised, not bound)
 
 _log = logging.getLogger("meshlib")
@@ -153,9 +155,18 @@ class Mesh:
     # Life
 
     def start(self) -> None:
-        """Begin to take part, in the background. Idempotent; called by first use anyway."""
-        if self._parts is None and self.settings.enabled:
-            self._started()
+        """Begin to take part, in the background. Idempotent; called by first use anyway.
+
+        Raises:
+            ControlPlaneError: with `strict`, if there is no certificate within STRICT_TIMEOUT; nothing runs then.
+        """
+        if self._parts is not None or not self.settings.enabled:
+            return
+        self._started()
+        if self.settings.strict and not self.certificates.wait(STRICT_TIMEOUT):
+            problem = self._refusal()
+            self.close()
+            raise problem
 
     def _started(self) -> Control:
         with self._lock:
@@ -260,6 +271,9 @@ class Mesh:
         Args:
             authority: as in the Host header.
             timeout: seconds to wait; afterwards the host counts as outside the mesh, with one warning per outage.
+
+        Raises:
+            ControlPlaneError: with `strict`, instead of taking a host for outside because nobody answers.
         """
         found = self.destination(authority)
         if found is not None:
@@ -268,9 +282,10 @@ class Mesh:
         if waiter is None:
             return ABSENT
         try:
-            return waiter.result(timeout)
+            found = waiter.result(timeout)
         except TimeoutError:
-            return self._give_up(name, waiter)
+            found = self._give_up(name, waiter)
+        return self._checked(authority, found)
 
     async def resolve_async(self, authority: str, timeout: float = RESOLVE_TIMEOUT) -> Destination | Absent:
         """As `resolve`, for the running event loop."""
@@ -282,9 +297,10 @@ class Mesh:
             return ABSENT
         try:
             async with asyncio.timeout(timeout):
-                return await asyncio.wrap_future(waiter)
+                found = await asyncio.wrap_future(waiter)
         except TimeoutError:
-            return self._give_up(name, waiter)
+            found = self._give_up(name, waiter)
+        return self._checked(authority, found)
 
     def _ask(self, authority: str) -> tuple[str, Future[Destination | Absent] | None]:
         name = listener_name(authority)
@@ -296,6 +312,17 @@ class Mesh:
         waiter.cancel()
         self._started().give_up(name)
         return ABSENT
+
+    def _checked(self, authority: str, found: Destination | Absent) -> Destination | Absent:
+        if self.settings.strict and self.destination(authority) is None:
+            raise self._refusal()
+        return found
+
+    def _refusal(self) -> ControlPlaneError:
+        known = self.problem
+        kind = type(known) if isinstance(known, ControlPlaneError) else ControlPlaneError
+        what = known or f"the control plane at {self.settings.control_plane} does not answer"
+        return kind(f"{what} (MESHLIB_STRICT is set: nothing goes outside the mesh)")
 
     # Forks
 

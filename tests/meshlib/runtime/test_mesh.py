@@ -365,6 +365,30 @@ def test_the_disk_answers_when_nobody_else_does(control_plane: Any, make_mesh: M
     assert eventually(lambda: ports(second.destination("ratings:9080")) == [8])
 
 
+def test_a_corrupt_cache_is_told_at_the_start(
+    control_plane: Any, settings: Settings, make_mesh: MakeMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not in the next outage, when it is needed; and nothing fails."""
+    folder = Path(settings.cache_dir) / "default.reviews-v1"
+    folder.mkdir(parents=True)
+    (folder / "ratings%3A9080.cache").write_bytes(b"garbage")
+    control_plane.put_destination("ratings:9080", 1)
+    assert ports(make_mesh().resolve("ratings:9080")) == [1]
+    assert len(warnings_in(caplog, "is corrupt")) == 1
+
+
+def test_a_full_disk_fails_nothing(
+    control_plane: Any, make_mesh: MakeMesh, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """/dev/full is always full: requests go on, one warning."""
+    control_plane.put_destination("ratings:9080", 1)
+    mesh = make_mesh(cache_dir="/dev/full")
+    assert ports(mesh.resolve("ratings:9080")) == [1]
+    control_plane.put_destination("details:9080", 2, cluster="d")
+    assert ports(mesh.resolve("details:9080")) == [2]
+    assert len(warnings_in(caplog, "cannot be cached")) == 1
+
+
 def test_a_killed_process_leaves_what_it_learned(control_plane: Any, settings: Settings) -> None:
     """The disk has a new destination as soon as it is used, and later its changes."""
     control_plane.put_destination("ratings:9080", 7)
@@ -509,6 +533,33 @@ def test_a_crawler_does_not_pile_up_names(control_plane: Any, mesh: Mesh, monkey
         assert mesh.resolve(f"host-{number}.example.com") is ABSENT
     assert len(mesh.snapshot.absent) <= 10
     assert mesh.destination("ratings:9080") is found
+
+
+def test_strict_refuses_to_start(make_mesh: MakeMesh, nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a certificate the start fails with the reason, and nothing is left running."""
+    monkeypatch.setattr("meshlib.runtime.mesh.STRICT_TIMEOUT", 0.5)
+    mesh = make_mesh(strict=True, control_plane=nobody)
+    with pytest.raises(ControlPlaneError, match=r"cannot be reached.*MESHLIB_STRICT"):
+        mesh.start()
+    assert "not started" in repr(mesh)
+    with pytest.raises(CredentialError):
+        make_mesh(strict=True, token="stale").start()
+
+
+async def test_strict_sends_nothing_outside_for_want_of_an_answer(
+    control_plane: Any, make_mesh: MakeMesh, nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unknown host is an error while nobody answers, and outside the mesh once somebody says so."""
+    monkeypatch.setattr(control, "PATIENCE", 0.2)
+    lost = make_mesh(strict=True, control_plane=nobody)
+    with pytest.raises(ControlPlaneError):
+        lost.resolve("ratings:9080")
+    with pytest.raises(ControlPlaneError):
+        await lost.resolve_async("ratings:9080")
+    assert lost.resolve("127.0.0.1:1") is ABSENT
+    joined = make_mesh(strict=True)
+    joined.start()
+    assert joined.resolve("ratings:9080") is ABSENT
 
 
 def test_own_address() -> None:
