@@ -40,6 +40,7 @@ _ADVICE: Final = (
     ("expected <block end>", "check that this line is indented like its neighbours"),
     ("did not find expected key", "check that this line is indented like its neighbours"),
     ("did not find expected '-' indicator", "check that this line is indented like its neighbours"),
+    ("did not find expected alphabetic or numeric character", 'put a value that begins with * or & in quotes: "*"'),
     ("alias", "define the anchor with & before it is used with *"),
     ("found unexpected end of stream", "close the quote"),
     ("cannot start any token", "put the value in quotes"),

@@ -123,6 +123,7 @@ def test_a_key_given_twice_is_refused_with_both_lines() -> None:
         ("a:\n  - b\n c: d\n", 3, "indented"),
         ("a: *x\n", 1, "anchor"),
         ("a: @x\n", 1, "quotes"),
+        ("a: *.example.com\n", 1, "quotes"),
         ("a: {b: 1\n", 2, ""),
         ("a: !ruby/object x\n", 1, "tag"),
         ("{{ .Values.x }}: 1\n", 1, "quotes"),

@@ -175,7 +175,7 @@ def _check_enum(values: tuple[Any, ...], data: Any, path: str) -> Iterator[Mista
 
 def _check_text(wanted: inspect.StrType, data: Any, path: str) -> Iterator[Mistake]:
     if not isinstance(data, str):
-        yield _wrong_type("string", data, path, f'write it in quotes: "{_scalar(data)}"' if _is_scalar(data) else "")
+        yield _wrong_type("string", data, path, _quotes(data))
         return
     yield from _check_size(wanted, data, path, "chars long")
     if wanted.pattern is not None and not re.search(wanted.pattern, data):
@@ -185,7 +185,7 @@ def _check_text(wanted: inspect.StrType, data: Any, path: str) -> Iterator[Mista
 def _check_duration(wanted: type, data: Any, path: str) -> Iterator[Mistake]:
     assert issubclass(wanted, Duration)
     if not isinstance(data, str):
-        yield _wrong_type("string", data, path, f"write the unit: {_scalar(data)}s" if _is_scalar(data) else "")
+        yield _wrong_type("string", data, path, f"write the unit: {data}s" if _is_scalar(data) else "")
         return
     limit = "must be a valid duration greater than 1ms" if wanted.minimum else "must be a valid duration"
     try:
@@ -223,9 +223,11 @@ def _text(data: Any) -> str:
     return json.dumps(data, ensure_ascii=False)
 
 
+def _quotes(data: Any) -> str:
+    if isinstance(data, bool):
+        return "put it in quotes: YAML takes y, n, yes, no, on, off, true and false for booleans"
+    return f'write it in quotes: "{data}"' if _is_scalar(data) else ""
+
+
 def _is_scalar(data: Any) -> bool:
-    return isinstance(data, bool | int | float)
-
-
-def _scalar(data: Any) -> str:
-    return str(data).lower() if isinstance(data, bool) else str(data)
+    return isinstance(data, int | float) and not isinstance(data, bool)
