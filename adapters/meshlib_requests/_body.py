@@ -39,7 +39,17 @@ class MeshBody(io.RawIOBase):
         if size < 0:
             rest, self._rest = self._rest, memoryview(b"")
             return bytes(rest) or self._piece()
-        return self.read(size) or b""
+        return super().read(size) or b""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As many bytes as asked for, fewer at the end only, as `http.client` does."""
+        if size is None or size < 0:
+            return self.readall()
+        pieces: list[bytes] = []
+        while size and (piece := super().read(size)):
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
 
     def _piece(self) -> bytes:
         try:

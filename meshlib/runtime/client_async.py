@@ -247,6 +247,12 @@ class AsyncResponse:
             connection.abort()
             self._delivery.left()
 
+    def __del__(self) -> None:
+        """Forgotten before its end: the endpoint must not count as busy for ever. May run in any thread."""
+        if self._connection is not None and self._delivery is not None:
+            self._connection.abort_from_anywhere()
+            self._delivery.left()
+
     def _complete(self, size: int) -> None:
         connection, self._connection = self._connection, None
         assert connection is not None

@@ -257,6 +257,10 @@ class SyncResponse:
             connection.abort()
             self._delivery.left()
 
+    def __del__(self) -> None:
+        """Forgotten before its end: the endpoint must not count as busy for ever."""
+        self.close()
+
     def _complete(self, size: int) -> None:
         connection, self._connection = self._connection, None
         assert connection is not None

@@ -169,6 +169,11 @@ class AsyncConnection(asyncio.Protocol):
             self._socket.close()
         self._error = self._error or PeerClosed("aborted by us")
 
+    def abort_from_anywhere(self) -> None:
+        """As `abort`, from any thread; after the end of the loop there is nothing left to close."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.abort)
+
     def _stop_upload(self) -> None:
         if self._upload is not None:
             self._upload.cancel()
@@ -188,7 +193,7 @@ class AsyncConnection(asyncio.Protocol):
             plain = data if self._tls is None else self._decrypt(self._tls, data)
             if plain:
                 self.parser.feed(plain)
-                self._bound_buffer(len(plain))
+                self._bound_buffer()
         except (ssl.SSLError, MalformedResponse) as error:
             self._fail(error)
         self._wake()
@@ -221,12 +226,10 @@ class AsyncConnection(asyncio.Protocol):
             if answer and self._transport is not None:
                 self._transport.write(answer)
 
-    def _bound_buffer(self, size: int) -> None:
-        if size >= _BUFFERED or len(self.parser.chunks) > 1:
-            waiting = sum(map(len, self.parser.chunks))
-            if waiting >= _BUFFERED and not self._reading_paused and self._transport is not None:
-                self._reading_paused = True
-                self._transport.pause_reading()
+    def _bound_buffer(self) -> None:
+        if self.parser.waiting >= _BUFFERED and not self._reading_paused and self._transport is not None:
+            self._reading_paused = True
+            self._transport.pause_reading()
 
     def _resume(self) -> None:
         if self._reading_paused and self._transport is not None:

@@ -155,7 +155,7 @@ class ResponseParser:
 
     Attributes, valid between `begin` and the next `begin`:
         head: None until all headers came; informational responses (1xx) are skipped.
-        chunks: pieces of the body that nobody took yet; the reader empties the list.
+        chunks: pieces of the body that nobody took yet; `waiting` is their size in bytes.
         complete: the body ended.
         reusable: whether the connection may carry another request once this one is complete.
         touched: whether any byte of the response came.
@@ -173,6 +173,7 @@ class ResponseParser:
         "head",
         "reusable",
         "touched",
+        "waiting",
     )
 
     def __init__(self) -> None:
@@ -188,6 +189,7 @@ class ResponseParser:
         self._switched = False
         self.head: ResponseHead | None = None
         self.chunks: list[bytes] = []
+        self.waiting = 0
         self.reusable = True
         self.touched = False
 
@@ -240,6 +242,7 @@ class ResponseParser:
         if not chunks:
             return b""
         self.chunks = []
+        self.waiting = 0
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     # httptools calls these by name.
@@ -270,6 +273,7 @@ class ResponseParser:
     def on_body(self, data: bytes) -> None:
         if not self.complete:
             self.chunks.append(data)
+            self.waiting += len(data)
         else:
             self.reusable = False
 

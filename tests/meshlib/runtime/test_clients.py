@@ -56,7 +56,7 @@ def busy(mesh: LocalMesh, upstream: Upstream) -> int:
     return mesh.balancers.of(cluster, known.assignments[cluster.name]).active(("127.0.0.1", upstream.port))
 
 
-@pytest.mark.parametrize("path", ["/slow?seconds=5", "/slow-body?seconds=5"])
+@pytest.mark.parametrize("path", ["/slow?seconds=1", "/slow-body?seconds=1"])
 async def test_cancellation_closes_the_connection_and_releases_the_load(
     mesh: LocalMesh, upstream: Upstream, path: str
 ) -> None:
@@ -71,6 +71,19 @@ async def test_cancellation_closes_the_connection_and_releases_the_load(
     assert [event.flags for event in mesh.events] == ["DC"]
     assert await asyncio.to_thread(upstream.disconnected.wait, 5)
     assert await body_of(mesh, "/who") == b"v1"
+
+
+async def test_forgotten_response_releases_the_load(mesh: LocalMesh, upstream: Upstream) -> None:
+    """Nobody closes it, nobody holds it: its connection closes and its endpoint is free again."""
+    responses = [
+        await mesh.async_client().send(get("/large?size=50000000")),
+        mesh.client().send(get("/large?size=50000000")),
+    ]
+    assert busy(mesh, upstream) == 2
+    responses.clear()
+    assert busy(mesh, upstream) == 0
+    await asyncio.sleep(0)
+    assert await asyncio.to_thread(upstream.disconnected.wait, 5)
 
 
 async def test_cancellation_of_an_upload(mesh: LocalMesh, upstream: Upstream) -> None:
