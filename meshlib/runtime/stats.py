@@ -2,8 +2,9 @@
 
 A forking server has many workers and one stats address. Each worker tells its own counts on a Unix socket in a folder that
 all workers of the instance share. Whoever holds the TCP port adds up what the others tell; when it ends, another takes the
-port. What ended workers had counted is kept in the folder, so that sums do not fall. A worker that is killed outright takes
-its counts with it; Prometheus sees a counter reset.
+port. What ended workers had counted is kept in the folder, so that sums do not fall: Prometheus takes a fall for a restart and
+counts everything again. For a worker that was killed, what it told at the last scrape is kept; only if the port's owner itself
+is killed, its counts are lost.
 """
 
 from __future__ import annotations
@@ -180,6 +181,7 @@ class _Crew:
         self._parent = parent
         self._name = name
         self._metrics = metrics
+        self._told: dict[Path, Snapshot] = {}  # by fellow workers at the last scrape
         self.teller: socketserver.UnixStreamServer | None = None
 
     @cached_property
@@ -196,6 +198,7 @@ class _Crew:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._forget_former_run()
             self._own.unlink(missing_ok=True)
+            self._told = {}
             self.teller = _Teller(str(self._own), self._metrics)
         except OSError as error:
             _log.warning("meshlib: %s has the counts of single workers only: %s", PATH, error)
@@ -226,8 +229,9 @@ class _Crew:
         if not self.teller:
             return []
         with self._locked():
-            told = [self._ask(path) for path in self._fellows()]
-            return [self._kept(), *(snapshot for snapshot in told if snapshot)]
+            answers = {path: self._ask(path) for path in self._fellows()}
+            self._told = {path: snapshot for path, snapshot in answers.items() if snapshot}
+            return [self._kept(), *self._told.values()]
 
     def _fellows(self) -> list[Path]:
         return [path for path in self._folder.glob("*.sock") if path.stem != str(os.getpid())]
@@ -238,8 +242,9 @@ class _Crew:
                 connection.settimeout(_PATIENCE)
                 connection.connect(str(path))
                 return decode(b"".join(iter(lambda: connection.recv(65536), b"")))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)  # it was killed and could not tidy up
+        except ConnectionRefusedError:  # it was killed and could not tidy up
+            path.unlink(missing_ok=True)
+            self._keep(self._told.get(path, {}))
         except (OSError, ValueError) as error:
             _log.warning("meshlib: worker %s is left out of %s: %s", path.stem, PATH, error)
         return None

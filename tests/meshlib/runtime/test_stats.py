@@ -144,7 +144,7 @@ def test_another_worker_takes_the_port_when_its_owner_ends(workers: Workers, por
 
 
 def test_a_killed_owner_is_replaced(workers: Workers, port: int) -> None:
-    """A worker that could not tidy up blocks nobody; its counts are lost."""
+    """An owner that could not tidy up blocks nobody; its counts are lost."""
     first = workers.fork(1)
     workers.fork(10)
     workers.end(first, signal.SIGKILL)
@@ -157,6 +157,16 @@ def test_counts_of_ended_workers_stay(workers: Workers, port: int) -> None:
     for requests in (1, 10, 100):
         workers.end(workers.fork(requests))
     assert total(port) == 1111
+
+
+def test_a_killed_worker_counts_as_it_last_told(workers: Workers, port: int) -> None:
+    """The sum does not fall when the kernel or a supervisor kills a worker."""
+    workers.fork(1)
+    killed = workers.fork(10)
+    assert total(port) == 11
+    workers.end(killed, signal.SIGKILL)
+    workers.fork(100)
+    assert [total(port), total(port)] == [111, 111]
 
 
 def test_all_workers_replaced_at_once_keep_the_counts(workers: Workers, port: int) -> None:
