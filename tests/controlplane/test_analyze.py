@@ -73,7 +73,7 @@ def test_a_healthy_mesh_gives_no_findings() -> None:
 @pytest.mark.parametrize(
     ("destination", "field", "advice"),
     [
-        ("{host: revews}", "host", "did you mean reviews.default.svc.cluster.local?"),
+        ("{host: revews}", "host", "did you mean reviews?"),
         ("{host: nowhere.example.com}", "host", "ServiceEntry"),
         ("{host: reviews.other}", "host", "did you mean"),
         ("{host: reviews, subset: v9}", "subset", "known subsets: v1, v2"),
@@ -118,7 +118,7 @@ def test_a_gateway_that_is_not_there_is_an_error() -> None:
         "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: front}\n"
         "spec: {servers: [{port: {number: 80, name: a, protocol: HTTP}, hosts: ['*']}]}\n"
     )
-    assert told(text, gateway) == [("IST0101", "VirtualService default/reviews", "spec.gateways[1]")]
+    assert told(text, gateway) == [("IST0101", "VirtualService default/reviews", "spec.gateways[2]")]
 
 
 def test_a_service_with_several_ports_needs_one_named() -> None:
@@ -135,8 +135,8 @@ def test_two_virtual_services_for_one_host_get_into_each_others_way() -> None:
         ("IST0109", "VirtualService default/reviews", "spec.hosts"),
         ("IST0109", "VirtualService default/b", "spec.hosts"),
     ]
-    apart = virtual_service(TO_REVIEWS, more="  exportTo: [x]\n")
-    other = virtual_service(TO_REVIEWS, name="b", more="  exportTo: [y]\n")
+    apart = virtual_service(TO_REVIEWS, more="  exportTo: [east]\n")
+    other = virtual_service(TO_REVIEWS, name="b", more="  exportTo: [west]\n")
     assert told(apart, other) == []
     at_gateway = virtual_service(TO_REVIEWS, name="b", more="  gateways: [g]\n")
     assert "IST0109" not in {code for code, _, _ in told(short, at_gateway)}
@@ -236,11 +236,7 @@ def test_a_match_is_covered_if_its_conditions_follow(match: HttpMatch, earlier: 
     assert unreachable.covered(match, earlier) is covered
 
 
-TEXTS = st.builds(
-    lambda exact, prefix: StringMatch(exact=exact, prefix=None if exact is not None else prefix),
-    st.none() | st.text("/ab", max_size=3),
-    st.text("/ab", max_size=3),
-)
+TEXTS = st.text("/ab", max_size=3).map(exact) | st.text("/ab", max_size=3).map(prefix)
 MATCHES = st.builds(
     HttpMatch,
     uri=st.none() | TEXTS,

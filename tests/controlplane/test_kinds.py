@@ -196,6 +196,12 @@ def test_of_a_oneof_only_one_is_taken() -> None:
     assert problems(VirtualService, data) == ["spec.http[0].match[0].uri.prefix: only one of exact, prefix, regex can be set"]
 
 
+def test_a_word_that_yaml_takes_for_a_boolean_is_explained() -> None:
+    """`exportTo: [no]` arrives as false."""
+    (mistake,) = schema.mistakes(VirtualService, {"exportTo": [False]})
+    assert "booleans" in mistake.suggestion
+
+
 def test_null_is_only_for_what_protobuf_wraps() -> None:
     """`allowCredentials: null` is fine, `timeout: null` is not."""
     assert problems(VirtualService, {"http": [{"corsPolicy": {"allowCredentials": None}}]}) == []
