@@ -201,6 +201,13 @@ def test_tls_disabled_by_a_rule_is_plain_text() -> None:
     assert set(marked(endpoints(found)).values()) == {False}
 
 
+@pytest.mark.parametrize("mode", ["SIMPLE", "MUTUAL"])
+def test_tls_that_is_not_effective_yet_is_never_plain_text(mode: str) -> None:
+    """Whoever asks for TLS would be betrayed by plain text: there is no cluster until it can be done."""
+    certificates = ", clientCertificate: /a, privateKey: /b" if mode == "MUTUAL" else ""
+    assert cluster(world(rule(f"{{tls: {{mode: {mode}{certificates}}}}}"))) is None
+
+
 def test_istio_mutual_by_a_rule_holds_for_every_endpoint() -> None:
     """Also for those whose server says DISABLE: then the connection fails, as asked for."""
     found = world(rule("{tls: {mode: ISTIO_MUTUAL}}"), peer_authentication("DISABLE"))

@@ -29,6 +29,7 @@ class Security(Enum):
     PLAIN = "plain text"
     AUTOMATIC = "mutual TLS with each endpoint that can"  # Istio: auto mTLS
     MUTUAL = "mutual TLS with all"  # a DestinationRule says ISTIO_MUTUAL
+    REFUSED = "TLS that is not effective yet"  # a DestinationRule says SIMPLE or MUTUAL; plain text would betray it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,10 @@ class Target:
 
     @property
     def security(self) -> Security:
-        """Auto mutual TLS unless a DestinationRule speaks. Its SIMPLE and MUTUAL are not effective yet: plain text."""
+        """Auto mutual TLS unless a DestinationRule speaks."""
         spoken: ClientTls | None = self.policy.tls
         if spoken is not None:
-            return Security.MUTUAL if spoken.mode == "ISTIO_MUTUAL" else Security.PLAIN
+            return _SPOKEN.get(spoken.mode, Security.REFUSED)
         inside = not self.service.external and self.service.resolution is Resolution.STATIC
         return Security.AUTOMATIC if inside else Security.PLAIN
 
@@ -76,6 +77,10 @@ class Target:
         return (*((self.service.origin,) if self.service.origin else ()), *self.rules.sources)
 
 
+_SPOKEN = {
+    "DISABLE": Security.PLAIN,
+    "ISTIO_MUTUAL": Security.MUTUAL,
+}
 _DISCOVERY = {
     Resolution.STATIC: "EDS",
     Resolution.DNS: "STRICT_DNS",
@@ -99,9 +104,9 @@ def target(world: World, node: Node, name: str) -> Target | None:
 
 
 def cluster(world: World, node: Node, name: str) -> Resource | None:
-    """The cluster of a name; None if it does not exist for this client: its requests are answered 503 NC."""
+    """The cluster of a name; None if it does not exist for this client: its requests fail with NC."""
     found = target(world, node, name)
-    if found is None:
+    if found is None or found.security is Security.REFUSED:
         return None
     body = message("envoy.config.cluster.v3.Cluster")(
         name=name,
