@@ -18,6 +18,9 @@ from meshlib.facts import Peer, Request
 from meshlib.runtime.stats import StatsServer
 from meshlib.telemetry import Telemetry, local_workload
 
+# CPython 3.12 and newer warn of forks beside threads; forking servers do so all the same, and so must we.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
 TOTAL = "istio_requests_total{"
 
 

@@ -155,6 +155,7 @@ def test_a_broken_snapshot_is_a_value_error(data: bytes) -> None:
         decode(data)
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # other tests may have left threads
 def test_a_forked_child_begins_at_zero() -> None:
     """What the parent counted, the parent tells."""
     metrics = RequestMetrics()
