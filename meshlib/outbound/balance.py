@@ -199,7 +199,8 @@ class Balancers:
 
     def keep(self, names: Container[str]) -> None:
         """Forget clusters that are not named any more; requests in flight there end undisturbed."""
-        for name in [name for name in self._by_cluster if name not in names]:
+        # A copy of the names in one step: requests on other threads add clusters meanwhile.
+        for name in [name for name in list(self._by_cluster) if name not in names]:
             self._by_cluster.pop(name, None)
             self._active.pop(name, None)
 
