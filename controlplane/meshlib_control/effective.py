@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from meshlib_control.kinds import KINDS
 from meshlib_control.mistakes import child, item, line_of
 from meshlib_control.model import Finding, MeshObject, Severity
+from meshlib_control.yaml import walk
 
 NOT_EFFECTIVE: Final = "MSH0001"
 NOT_USED: Final = "MSH0002"
@@ -185,7 +185,7 @@ def _fields(found: MeshObject) -> Iterator[Finding]:
     honoured, limits = HONOURED[kind], LIMITS.get(kind, {})
     for path in _reported(found.raw.get("spec", {}), "spec", honoured):
         yield _finding(found, path, f"{_last(path)} is not effective yet")
-    for path, value in _leaves(found.raw.get("spec", {}), "spec"):
+    for path, value in walk(found.raw.get("spec", {}), "spec"):
         problem = limits.get(_pattern(path), _nothing)(value)
         if problem:
             yield _finding(found, path, problem)
@@ -201,12 +201,6 @@ def _reported(value: Any, path: str, honoured: frozenset[str]) -> Iterator[str]:
         return
     for place, inner in _children(value, path):
         yield from _reported(inner, place, honoured)
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    yield path, value
-    for place, inner in _children(value, path):
-        yield from _leaves(inner, place)
 
 
 def _children(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -240,8 +234,3 @@ def _finding(
         file=found.file,
         line=line_of(found.lines, path),
     )
-
-
-def known_kinds() -> list[str]:
-    """The kinds that have an effect, for documentation."""
-    return sorted(kind.name for kind in KINDS.values() if kind.name in HONOURED and kind.spec is not None)

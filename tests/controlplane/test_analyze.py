@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from meshlib_control.analyze import analyze, schema_error, unreachable
+from meshlib_control.analyze import analyze, unreachable
 from meshlib_control.intake import accept
 from meshlib_control.kinds import StringMatch
 from meshlib_control.kinds.virtual_service import HttpMatch
-from meshlib_control.mistakes import InvalidObject
-from meshlib_control.model import Finding, Instance, Service, ServicePort, Severity, World
+from meshlib_control.model import Instance, Service, ServicePort, Severity, World
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "conformance" / "istio" / "samples" / "bookinfo" / "networking"
 BOOKINFO = {"productpage": ("v1",), "details": ("v1",), "reviews": ("v1", "v2", "v3"), "ratings": ("v1",)}
@@ -305,13 +304,6 @@ def test_the_worst_comes_first() -> None:
     http = "  - route:\n    - {destination: {host: nobody}, weight: 1}\n    - {destination: {host: reviews}, weight: 3}\n"
     severities = [one.severity for one in analyze(world(virtual_service(http), rule("v9")))]
     assert severities == [Severity.ERROR, Severity.WARNING, Severity.INFO]
-
-
-def test_a_file_that_cannot_be_read_is_a_finding() -> None:
-    """IST0106, beside the others."""
-    finding = schema_error(InvalidObject("bad", suggestion="mend it", field="spec", file="a.yaml", line=3))
-    assert isinstance(finding, Finding)
-    assert (finding.code, finding.file, finding.line, finding.advice) == ("IST0106", "a.yaml", 3, "mend it")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from meshlib_control import objects, yaml
 from meshlib_control.intake import accept
@@ -177,3 +179,19 @@ def test_a_text_is_accepted_as_a_whole_or_not_at_all() -> None:
     with pytest.raises(InvalidObject, match="weight -1 < 0") as caught:
         accept(f"{REVIEWS}---\n{REVIEWS.replace('name: reviews', 'name: other')}      weight: -1\n", "f.yaml")
     assert caught.value.line == 26
+
+
+def conformance_files() -> list[object]:
+    data = Path(__file__).parents[3] / "shared" / "conformance"
+    found = [*sorted((data / "istio" / "samples").rglob("*.yaml")), *sorted((data / "gateway-api").rglob("*.yaml"))]
+    if not found:
+        return [pytest.param(None, marks=pytest.mark.skip(reason="no conformance data"))]
+    return [pytest.param(file, id=str(file.relative_to(data))) for file in found]
+
+
+@pytest.mark.parametrize("file", conformance_files())
+def test_every_conformance_file_is_accepted(file: Path) -> None:
+    """Istio's Bookinfo and the mesh routes of Gateway API, unmodified."""
+    found = accept(file.read_text(), file.name)
+    assert found
+    assert all(one.lines[""] >= 1 and one.file == file.name for one in found)

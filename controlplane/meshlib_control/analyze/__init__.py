@@ -10,12 +10,9 @@ from typing import Final
 
 from meshlib_control.analyze import conflicts, destinations, habits, unreachable
 from meshlib_control.index import indexed
-from meshlib_control.mistakes import InvalidObject
-from meshlib_control.model import Finding, MeshObject, ObjectKey, Severity, World
+from meshlib_control.model import Finding, MeshObject, Severity, World
 
-__all__ = ["SCHEMA", "analyze", "schema_error"]
-
-SCHEMA: Final = "IST0106"
+__all__ = ["analyze"]
 
 _OF_OBJECT: Final[Mapping[str, tuple[Callable[[World, MeshObject], Iterator[Finding]], ...]]] = {
     "VirtualService": (
@@ -44,10 +41,3 @@ def _about(world: World, found: MeshObject) -> Iterator[Finding]:
     for look in _OF_OBJECT.get(found.key.kind, ()):
         yield from look(world, found)
     yield from habits.deprecated_fields(found)
-
-
-def schema_error(error: InvalidObject) -> Finding:
-    """A file that cannot be read, as a finding beside the others."""
-    nobody = ObjectKey("", "File", "", error.file)
-    message = f"Schema validation error: {error.problem}"
-    return Finding(SCHEMA, Severity.ERROR, nobody, message, error.field, error.file, error.line, error.suggestion)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from meshlib_control.analyze.finding import finding
 from meshlib_control.kinds import VirtualService
-from meshlib_control.mistakes import child, item
+from meshlib_control.mistakes import item
 from meshlib_control.model import Finding, MeshObject, Severity
+from meshlib_control.yaml import walk
 
 DEPRECATED: Final = "IST0002"
 WEIGHTS: Final = "MSH0003"
@@ -32,23 +33,13 @@ _DEPRECATED: Final[Mapping[str, Mapping[str, str]]] = {
 def deprecated_fields(found: MeshObject) -> Iterator[Finding]:
     """Fields that Istio is about to drop."""
     patterns = _DEPRECATED.get(found.key.kind, {})
-    for path, value in _values(found.raw.get("spec", {}), "spec") if patterns else ():
+    for path, value in walk(found.raw.get("spec", {}), "spec") if patterns else ():
         instead = next((words for pattern, words in patterns.items() if re.fullmatch(pattern, path)), "")
         if not instead and path.endswith(".loadBalancer.simple") and value == "LEAST_CONN":
             instead = "LEAST_REQUEST"
         if instead:
             message = f"Deprecated: {path.rpartition('.')[2]}"
             yield finding(DEPRECATED, Severity.WARNING, found, path, message, f"use {instead}")
-
-
-def _values(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    yield path, value
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _values(inner, child(path, key))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _values(inner, item(path, index))
 
 
 def weights(found: MeshObject) -> Iterator[Finding]:
