@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
@@ -24,14 +25,12 @@ def launch(command: Sequence[str], environ: Mapping[str, str]) -> int:
     """See `meshlib.run.launch`."""
     settings = Settings.from_env(environ)
     env = joined_environment(environ, settings) if settings.enabled else dict(environ)
+    if shutil.which(command[0], os.F_OK, env.get("PATH")) is None:
+        return _sorry(f"{command[0]}: command not found. Is it installed in this environment?", _NOT_FOUND)
     if settings.enabled:
         print(banner(settings, env), file=sys.stderr, flush=True)
     try:
         os.execvpe(command[0], list(command), env)  # noqa: S606  the program is what the user typed
-    except FileNotFoundError:
-        return _sorry(
-            f"{command[0]}: command not found. Is it installed in this environment? PATH={env.get('PATH', '')}", _NOT_FOUND
-        )
     except OSError as error:
         return _sorry(f"{command[0]}: cannot be executed: {error.strerror}", _NOT_EXECUTABLE)
 

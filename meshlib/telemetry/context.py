@@ -120,8 +120,16 @@ def extract(headers: Headers, propagation: Propagation) -> RequestContext:
         headers: names in lower case.
     """
     found, forwarded = propagation.collect(headers)
+    if not found:
+        return RequestContext(
+            propagation.request_id(),
+            propagation.trace_id(),
+            propagation.span_id(),
+            propagation.sample(),
+            forwarded=forwarded,
+        )
     request_id = found.get("x-request-id", "")
-    parent = parse(found) if len(found) > bool(request_id) else None
+    parent = parse(found)
     known = parent is not None and parent.trace_id != ""
     return RequestContext(
         request_id if _REQUEST_ID.fullmatch(request_id) else propagation.request_id(),

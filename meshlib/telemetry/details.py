@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 VIA_UPSTREAM = "via_upstream"
 
 _DETAILS = {
@@ -22,6 +24,7 @@ _DETAILS = {
 }
 
 
+@lru_cache(maxsize=256)
 def details(flags: str) -> str:
     """The detail that Envoy gives with a response flag; of several flags (`DI,FI`) the last one that says something."""
     known = [_DETAILS[flag] for flag in flags.split(",") if flag in _DETAILS]
