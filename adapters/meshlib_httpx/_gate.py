@@ -5,6 +5,8 @@ One source serves httpx and httpx2: their classes are distinct and alike, so the
 
 from __future__ import annotations
 
+import asyncio
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
 from types import ModuleType
@@ -12,7 +14,7 @@ from typing import Any
 
 import meshlib
 from meshlib.errors import MeshError
-from meshlib.runtime.client_async import AsyncResponse
+from meshlib.runtime.client_async import AsyncClient, AsyncResponse
 from meshlib.runtime.client_sync import SyncResponse
 from meshlib.runtime.mesh import Mesh
 from meshlib_httpx._convert import exception_of, extensions_of, facts_of, timeout_of
@@ -30,6 +32,8 @@ class AsyncGate:
         self._library = library
         self._mesh = mesh
         self._body = async_body(library)
+        self._client: AsyncClient | None = None
+        self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
 
     async def send(self, request: Any) -> Any:
         """The response; None: this request is not for the mesh.
@@ -39,24 +43,31 @@ class AsyncGate:
         """
         if request.url.scheme != "http" or request.method == "CONNECT":
             return None
-        if self._mesh is None:
-            self._mesh = meshlib.default()
         facts, host = facts_of(request)
         stream = request.stream
         body = b"".join(stream) or None if isinstance(stream, self._library.ByteStream) else stream
         try:
-            client = self._mesh.async_client()
-            response = await client.send(facts, body, timeout=timeout_of(request), host=host)
+            response = await self._client_here().send(facts, body, timeout=timeout_of(request), host=host)
         except MeshError as error:
             raise exception_of(self._library, error, request) from error
         if response is None:
             return None
+        rest = response.whole
         return self._library.Response(
             response.status,
             headers=response.headers,
-            stream=self._body(response, request),
+            stream=self._body(response, request) if rest is None else self._library.ByteStream(rest),
             extensions=extensions_of(response.sighting, response.http_version, response.reason),
         )
+
+    def _client_here(self) -> AsyncClient:
+        """The mesh's client for the running loop, remembered: most programs have one loop."""
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is None or self._loop() is not loop:
+            if self._mesh is None:
+                self._mesh = meshlib.default()
+            self._client, self._loop = self._mesh.async_client(), weakref.ref(loop)
+        return self._client
 
 
 class SyncGate:
@@ -86,10 +97,11 @@ class SyncGate:
             raise exception_of(self._library, error, request) from error
         if response is None:
             return None
+        rest = response.whole
         return self._library.Response(
             response.status,
             headers=response.headers,
-            stream=self._body(response, request),
+            stream=self._body(response, request) if rest is None else self._library.ByteStream(rest),
             extensions=extensions_of(response.sighting, response.http_version, response.reason),
         )
 

@@ -204,13 +204,13 @@ class Call:
         self.record.responded()
         self.cause = None
 
-    def pause(self, seconds: float) -> tuple[float, CallerTimeout | None]:
+    def pause(self, seconds: float) -> tuple[float, TimeoutError | None]:
         """How long to sleep really, and whether the caller gives up then."""
         now = clock()
         limit = self.patience.limit("read", now + seconds)
-        if isinstance(limit.error, CallerTimeout) and limit.at is not None:
-            return max(0.0, limit.at - now), limit.error
-        return seconds, None
+        if limit.operation is None or limit.at is None:
+            return seconds, None
+        return max(0.0, limit.at - now), limit.error()
 
     def ended_without_response(self, error: BaseException) -> BaseException:
         """What to raise for it. Telemetry is told."""

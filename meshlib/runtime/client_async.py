@@ -212,6 +212,11 @@ class AsyncResponse:
     def __repr__(self) -> str:
         return f"<AsyncResponse {self.status} {self.sighting.endpoint}>"
 
+    @property
+    def whole(self) -> bytes | None:
+        """The whole body, if it is at hand already; taking it is reading it. None: it has to be read."""
+        return None if self._connection is not None else self._rest
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while piece := await self.read():
             yield piece

@@ -222,6 +222,11 @@ class SyncResponse:
     def __repr__(self) -> str:
         return f"<SyncResponse {self.status} {self.sighting.endpoint}>"
 
+    @property
+    def whole(self) -> bytes | None:
+        """The whole body, if it is at hand already; taking it is reading it. None: it has to be read."""
+        return None if self._connection is not None else self._rest
+
     def __iter__(self) -> Iterator[bytes]:
         while piece := self.read():
             yield piece

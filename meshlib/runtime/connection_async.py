@@ -22,6 +22,7 @@ from meshlib.runtime.tls import TlsLayer, proven_identity
 _AT_ONCE = 65_536  # a body up to this size is written with its head; larger ones wait for the peer to take them
 _BUFFERED = 262_144  # of a response's body, before we stop reading from the peer
 
+_MOMENT = 0.001  # seconds: less than the way of a goodbye from any peer
 
 Place = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 Limits = Callable[[bool], Limit]
@@ -50,6 +51,7 @@ class AsyncConnection(asyncio.Protocol):
         self._error: Exception | None = None
         self._waiter: asyncio.Future[bool] | None = None
         self._drained: asyncio.Future[bool] | None = None
+        self._freed = 0.0
         self._writing_paused = False
         self._reading_paused = False
         self._upload: asyncio.Task[None] | None = None
@@ -94,9 +96,12 @@ class AsyncConnection(asyncio.Protocol):
     def alive(self) -> bool:
         """Whether an idle connection may be used: a readable one was closed, or says what nobody asked for.
 
-        The event loop may not have looked at the socket since the peer closed it, so the socket itself is asked.
+        The event loop may not have looked at the socket since the peer closed it, so the socket itself is asked; unless it was
+        in use a moment ago, when the answer could not be another.
         """
-        return self._error is None and self.parser.reusable and not self._poll.poll(0)
+        if self._error is not None or not self.parser.reusable:
+            return False
+        return self._loop.time() - self._freed < _MOMENT or not self._poll.poll(0)
 
     @property
     def reusable(self) -> bool:
@@ -147,6 +152,7 @@ class AsyncConnection(asyncio.Protocol):
 
     def finish(self) -> None:
         """The exchange is over; what is left of the upload is of no use any more."""
+        self._freed = self._loop.time()
         self._resume()
         if self._upload is not None and self._upload.done() and self._upload_error is None:
             self._upload = None
@@ -277,7 +283,7 @@ class AsyncConnection(asyncio.Protocol):
                 timer.cancel()
         if not in_time:
             assert limit is not None
-            raise limit.error
+            raise limit.error()
 
     def _write(self, data: bytes) -> None:
         if self._transport is None or self._transport.is_closing():

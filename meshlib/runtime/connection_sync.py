@@ -66,7 +66,7 @@ class SyncConnection:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = cls(key, tls, sock)
-            connection._shake(Limit(ends, TimeoutError("the TLS handshake took too long")))
+            connection._shake(Limit(ends))
         except BaseException:
             sock.close()
             raise
@@ -193,7 +193,7 @@ class SyncConnection:
         seconds = remaining(limit.at, time.monotonic())
         events = self._poll.poll(None if seconds is None else seconds * 1000)
         if not events:
-            raise limit.error
+            raise limit.error()
         return events[0][1]
 
     def _take(self) -> None:

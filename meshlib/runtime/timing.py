@@ -6,7 +6,7 @@ Moments are values of the monotonic clock, durations are seconds, None is for ev
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Operation = Literal["connect", "read", "write"]
 
@@ -44,17 +44,24 @@ class TryTimeout(TimeoutError):
     """The time that the route gives to a try passed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """When to stop waiting, and whose word it is.
 
     Args:
         at: the moment; None: never.
-        error: what to raise then.
+        operation: what the caller's own limit is for; None: the limit is the route's.
+        seconds: the caller's limit.
     """
 
     at: float | None
-    error: TimeoutError
+    operation: Operation | None = None
+    seconds: float = 0.0
+
+    def error(self) -> TimeoutError:
+        """What to raise when the moment has come."""
+        if self.operation is None:
+            return TryTimeout("the route's timeout passed")
+        return CallerTimeout(self.operation, self.seconds)
 
 
 class Patience:
@@ -83,12 +90,8 @@ class Patience:
         """The caller's moment or the route's, the earlier; the route's if equal, since it may allow another try."""
         seconds = self._timeout.write if operation == "write" else self._timeout.read
         if seconds is not None and (route is None or self._since + seconds < route):
-            return Limit(self._since + seconds, CallerTimeout(operation, seconds))
-        return _UNLIMITED if route is None else Limit(route, _ROUTE_PASSED)
-
-
-_ROUTE_PASSED = TryTimeout("the route's timeout passed")
-_UNLIMITED = Limit(None, _ROUTE_PASSED)
+            return Limit(self._since + seconds, operation, seconds)
+        return Limit(route)
 
 
 def earliest(*durations: float | None) -> float | None:

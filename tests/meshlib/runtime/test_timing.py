@@ -18,7 +18,7 @@ def test_the_earlier_limit_counts(read: float | None, route: float | None, at: f
     """The caller's patience or the route's moment; the route's if equal, since it may allow another try."""
     limit = Patience(Timeout(read=read), 100.0).limit("read", route)
     assert limit.at == at
-    assert type(limit.error) is whose
+    assert type(limit.error()) is whose
 
 
 def test_patience_starts_anew_with_progress() -> None:
@@ -29,7 +29,7 @@ def test_patience_starts_anew_with_progress() -> None:
     patience.restart(110.0)
     assert patience.limit("read", None).at == 113.0
     assert patience.limit("write", None).at == 111.0
-    assert str(patience.limit("write", None).error) == "the caller's write timeout of 1 s passed"
+    assert str(patience.limit("write", None).error()) == "the caller's write timeout of 1 s passed"
 
 
 def test_arithmetic_of_for_ever() -> None:
