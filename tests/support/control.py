@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -67,6 +70,29 @@ async def running(folder: Path, **changes: Any) -> AsyncIterator[ControlPlane]:
 def admin_token(plane: ControlPlane) -> str:
     """What a command would read."""
     return Path(plane.current.token_file).read_text().strip()
+
+
+@contextmanager
+def in_thread(folder: Path, **changes: Any) -> Iterator[ControlPlane]:
+    """A started control plane with an event loop of its own, for tests that call commands, which block."""
+    started: Future[ControlPlane] = Future()
+    end: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def live() -> None:
+        stop = asyncio.Event()
+        end.set_result((asyncio.get_running_loop(), stop))
+        async with running(folder, **changes) as plane:
+            started.set_result(plane)
+            await stop.wait()
+
+    thread = Thread(target=lambda: asyncio.run(live()), name="control plane")
+    thread.start()
+    try:
+        yield started.result(timeout=20)
+    finally:
+        loop, stop = end.result(timeout=20)
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(timeout=20)
 
 
 @asynccontextmanager

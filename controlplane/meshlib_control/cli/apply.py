@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .client import find_api
+from .failure import BAD_INPUT, Failure
 from .findings import print_findings
 from .manifests import read_manifests
 from .options import ApiOption, OutputOption
@@ -41,6 +42,10 @@ def apply(
             "author": author(),
         },
     )
+    if not answer["changes"]:
+        raise Failure(
+            f"no objects in {', '.join(manifest.file for manifest in manifests)}", "meshlib apply -f FILE", BAD_INPUT
+        )
     if output is not Format.TABLE:
         write(document("ApplyResult", **answer), output)
         return

@@ -31,7 +31,7 @@ def explanation_lines(answer: Mapping[str, Any]) -> Iterator[str]:
         return
     yield from _step("host", [answer["host"]])
     yield from _step(
-        "route", [answer["route"] or "(without name)", *_said(answer["origin"]), *_passed_over(answer["considered"])]
+        "route", [_name(answer["route"], answer["origin"]), *_said(answer["origin"]), *_passed_over(answer["considered"])]
     )
     for target in answer["targets"]:
         yield from _target(target, alone=len(answer["targets"]) == 1)
@@ -89,11 +89,16 @@ def _fault(fault: Mapping[str, Any]) -> Iterator[str]:
 def _passed_over(considered: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for entry in considered:
         if not entry["matched"]:
-            yield _dim(f"not {entry['route'] or '(without name)'}: {entry['reason']}{_place(entry['origin'], ' (', ')')}")
+            yield _dim(f"not {_name(entry['route'], entry['origin'])}: {entry['reason']}{_place(entry['origin'], ' (', ')')}")
+
+
+def _name(route: str | None, origin: Mapping[str, Any] | None) -> str:
+    """A route's own name, else its place in the object, else that it is the default."""
+    return route or (origin["field"].removeprefix("spec.") if origin else "") or "default"
 
 
 def _said(origin: Mapping[str, Any] | None) -> list[str]:
-    return [_dim(f"says {origin['object']} {origin['field']}".rstrip() + _place(origin, ", ", ""))] if origin else []
+    return [_dim(f"by {origin['object']}{_place(origin, ', ', '')}")] if origin else []
 
 
 def _place(origin: Mapping[str, Any] | None, before: str, after: str) -> str:

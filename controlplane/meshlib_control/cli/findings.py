@@ -19,7 +19,7 @@ def finding_line(finding: Mapping[str, Any], stream: TextIO) -> str:
     name = paint(severity, _COLOURS[severity], stream) if severity in _COLOURS else severity
     place = f"{finding['file']}:{finding['line']}" if finding["file"] and finding["line"] else finding["file"]
     subject = " ".join(part for part in (finding["object"], place) if part)
-    advice = f" {finding['advice']}" if finding["advice"] else ""
+    advice = f"; {finding['advice']}" if finding["advice"] else ""
     return f"{name} [{finding['code']}] ({subject}) {finding['message']}{advice}"
 
 
