@@ -11,6 +11,7 @@ import contextlib
 import select
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
@@ -101,7 +102,7 @@ class AsyncConnection(asyncio.Protocol):
         """
         if self._error is not None or not self.parser.reusable:
             return False
-        return self._loop.time() - self._freed < _MOMENT or not self._poll.poll(0)
+        return time.monotonic() - self._freed < _MOMENT or not self._poll.poll(0)
 
     @property
     def reusable(self) -> bool:
@@ -152,7 +153,7 @@ class AsyncConnection(asyncio.Protocol):
 
     def finish(self) -> None:
         """The exchange is over; what is left of the upload is of no use any more."""
-        self._freed = self._loop.time()
+        self._freed = time.monotonic()  # not the loop's, which may stand still while somebody computes
         self._resume()
         if self._upload is not None and self._upload.done() and self._upload_error is None:
             self._upload = None
@@ -273,7 +274,7 @@ class AsyncConnection(asyncio.Protocol):
         if limit is None:
             self._check()
         waiter = self._waiter = self._loop.create_future()
-        seconds = None if limit is None or limit.at is None else remaining(limit.at, self._loop.time())
+        seconds = None if limit is None or limit.at is None else remaining(limit.at, time.monotonic())
         timer = None if seconds is None else self._loop.call_later(seconds, _expire, waiter)
         try:
             in_time = await waiter

@@ -5,9 +5,10 @@ import gc
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+import uvloop
 
 from meshlib.errors import InvalidRequest, NoCertificate, UpstreamError, UpstreamTimeout
 from meshlib.facts import Request
@@ -172,10 +173,31 @@ def test_one_client_on_two_event_loops(mesh: LocalMesh, upstream: Upstream) -> N
     assert [loop() for loop in loops] == [None, None]
 
 
-def test_connections_end_with_their_loop(mesh: LocalMesh, upstream: Upstream) -> None:
-    """`asyncio.run` leaves no open socket: the server sees the connection go."""
-    assert asyncio.run(body_of(mesh, "/who")) == b"v1"
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_connections_end_with_their_loop(
+    mesh: LocalMesh, upstream: Upstream, loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """A runner leaves no open socket: the server sees the connection go."""
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(body_of(mesh, "/who")) == b"v1"
+        assert not upstream.disconnected.is_set()
     assert upstream.disconnected.wait(5)
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_program_that_blocks_its_loop(
+    mesh: LocalMesh, upstream: Upstream, loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """A connection that the peer closed while nobody ran the loop is not used, not even for a POST."""
+
+    async def work() -> int:
+        await body_of(mesh, "/who")
+        upstream.drop_connections()  # blocks this loop until the peer has closed
+        response = await mesh.async_client().send(get("/who", "POST"), b"x")
+        return response.status if response else 0
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(work()) == 200
 
 
 def test_two_loops_at_once(mesh: LocalMesh, upstream: Upstream) -> None:
