@@ -16,13 +16,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .api.app import create_app
+from .api.bodies import ExplainBody
 from .authn import Administrator, Authenticator
 from .ca import CERTIFICATE_FILE, open_authority
 from .ca_service import certificate_handler
@@ -36,9 +37,11 @@ from .http_listener import ApiServer
 from .inventory import open_inventory
 from .issued import IssuedCertificates
 from .listening import Address, listen, parse_address
+from .model import Node, World
 from .presentation import proxy_data
 from .private_file import replace_file
 from .registry import Registry
+from .snapshots import Snapshot
 from .tokens import ADMIN_FILE, open_admin_token, open_issuer
 from .xds.server import DiscoveryService
 
@@ -162,7 +165,7 @@ class ControlPlane:
             changed=discovery.changed,
             issuer=issuer,
             proxies=lambda: [proxy_data(row, self._clock().timestamp()) for row in discovery.status()],
-            explain=lambda body: _explain(discovery, registry, options.trust_domain, body),
+            explain=lambda body: _explain(registry.world(inventory.objects()), registry.nodes, body),
             clock=self._clock,
         )
         # Both ports are bound before either is served: a taken one leaves nothing behind.
@@ -188,10 +191,11 @@ class ControlPlane:
         return [host for host in hosts if host not in ("0.0.0.0", "::", "")]  # noqa: S104  not listened on here
 
 
-def _explain(discovery: DiscoveryService, registry: Registry, trust_domain: str, body: Any) -> dict[str, Any]:
-    node, connected = asking_node(registry.nodes, body.caller, body.namespace, trust_domain)
+def _explain(world: World, nodes: Sequence[Node], body: ExplainBody) -> dict[str, Any]:
+    node, connected = asking_node(nodes, body.caller, body.namespace, world.trust_domain)
     request = question(body.method, body.url, body.headers)
-    answer = explain_request(discovery.snapshots.current.view(node), request)
+    # A world of this moment: what is published may be older by the debounce, and who asks has just applied something.
+    answer = explain_request(Snapshot(world).view(node), request)
     caller = {"service": body.caller, "namespace": node.namespace, "instance": node.instance, "connected": connected}
     return {"request": {"method": request.method, "url": body.url, "headers": body.headers}, "caller": caller, **answer}
 

@@ -19,18 +19,20 @@ def ps(output: OutputOption = Format.TABLE, api: ApiOption = "") -> None:
     if not items:
         say("Nobody is connected. Join a program: meshlib run --service NAME --port PORT -- COMMAND")
         return
-    write_table(("NAME", "SERVICE", "CLIENT", "STATUS", "CERT", "IDENTITY"), map(_row, items))
+    write_table(("NAME", "SERVICE", "CLIENT", "STATUS", "CERT", "ACCOUNT"), map(_row, items))
     for item in items:
         for error in item["errors"]:
             say(f"{item['name']} rejected {error['type']}: {error['error']} ({', '.join(error['objects']) or 'no object'})")
 
 
 def _row(item: Mapping[str, Any]) -> list[str]:
+    # Short words: six columns of Bookinfo's names have to stand in the 80 of a terminal.
+    account, namespace = item["serviceAccount"], item["namespace"]
     return [
         item["name"],
         ",".join(item["services"]) or "-",
-        item["client"],
+        item["client"].removeprefix("meshlib "),
         item["status"],
         item["certificate"],
-        f"{item['namespace']}/{item['serviceAccount']}",
+        account if namespace == "default" else f"{namespace}/{account}",
     ]
