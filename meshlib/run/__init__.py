@@ -6,7 +6,8 @@
 are the program's own. In every Python process below, `sitecustomize` watches for the modules that integrations know and does
 nothing else; only when one of them is imported are the hooks loaded, and the integration patches that module.
 
-Rule 1: never break the program. What fails is one warning, unless MESHLIB_STRICT=1.
+Rule 1: never break the program. What fails is one warning, unless MESHLIB_STRICT=1: then the launcher asks the control plane
+        for a certificate, and does not become the program without one (exit code 69).
 Rule 2: nothing is joined while importing; the adapters join when a server serves or a client sends, after any fork.
 """
 

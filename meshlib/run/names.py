@@ -12,4 +12,4 @@ DISABLED = "MESHLIB_DISABLED_INTEGRATIONS"
 """Set by the user: names to leave alone, separated by commas."""
 
 STRICT = "MESHLIB_STRICT"
-"""Set by the user: `1` makes a failure to join end the program."""
+"""Set by the user, and to `1` or `0` by the launcher: `1` makes a failure to join end the program."""

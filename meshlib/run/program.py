@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from meshlib.errors import SettingsError
-from meshlib.run.names import DISABLED, GROUP, WATCHED
+from meshlib.errors import MeshError, SettingsError
+from meshlib.run.names import DISABLED, GROUP, STRICT, WATCHED
 from meshlib.runtime.settings import Settings
 
 FOLDER = str(Path(__file__).with_name("sitecustomize"))
 
 _NOT_FOUND = 127  # what a shell answers
 _NOT_EXECUTABLE = 126
+_UNAVAILABLE = 69  # sysexits EX_UNAVAILABLE, as the other commands say that the control plane cannot be reached
 
 
 def launch(command: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -27,12 +28,22 @@ def launch(command: Sequence[str], environ: Mapping[str, str]) -> int:
     env = joined_environment(environ, settings) if settings.enabled else dict(environ)
     if shutil.which(command[0], os.F_OK, env.get("PATH")) is None:
         return _sorry(f"{command[0]}: command not found. Is it installed in this environment?", _NOT_FOUND)
+    if settings.enabled and settings.strict:
+        problem = _refusal(settings)
+        if problem is not None:
+            return _sorry(f"{problem}. MESHLIB_STRICT is set: {command[0]} was not started", _UNAVAILABLE)
     if settings.enabled:
         print(banner(settings, env), file=sys.stderr, flush=True)
     try:
         os.execvpe(command[0], list(command), env)  # noqa: S606  the program is what the user typed
     except OSError as error:
         return _sorry(f"{command[0]}: cannot be executed: {error.strerror}", _NOT_EXECUTABLE)
+
+
+def _refusal(settings: Settings) -> MeshError | None:
+    from meshlib.run.strict import refusal  # here, not above: cryptography and gRPC, for the strict only
+
+    return refusal(settings)
 
 
 def joined_environment(environ: Mapping[str, str], settings: Settings) -> dict[str, str]:
@@ -42,6 +53,7 @@ def joined_environment(environ: Mapping[str, str], settings: Settings) -> dict[s
         **environ,
         "PYTHONPATH": os.pathsep.join([FOLDER, *others]),
         "MESHLIB_INSTANCE": settings.instance,
+        STRICT: "1" if settings.strict else "0",
         WATCHED: ",".join(integrations(environ)),
     }
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from meshlib.errors import SettingsError
+from meshlib.errors import ControlPlaneError, SettingsError
 from meshlib.run.program import FOLDER, identity, joined_environment
 from meshlib.runtime.settings import Settings
+from tests.support.control import admin_token, in_thread
 
 LAUNCH = "import os, sys; from meshlib.run import launch; sys.exit(launch(sys.argv[1:], os.environ))"
 TOKEN = "e30.eyJzdWIiOiAic3lzdGVtOnNlcnZpY2VhY2NvdW50OmRlZmF1bHQ6Ym9va2luZm8tcmV2aWV3cyJ9.x"  # its sub is a service account
@@ -150,10 +154,75 @@ def test_a_failing_integration_is_one_warning(run: Run, site: Path) -> None:
     assert warning.endswith("set MESHLIB_DISABLED_INTEGRATIONS=waiter")
 
 
-def test_strict_ends_a_program_whose_integration_fails(run: Run, site: Path) -> None:
-    """MESHLIB_STRICT=1: better no service than one outside of the mesh."""
+@pytest.fixture
+def joining(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A control plane, as the environment that joins it."""
+    with in_thread(tmp_path) as plane:
+        api = httpx.Client(base_url=plane.current.api, headers={"authorization": f"Bearer {admin_token(plane)}"})
+        with api:
+            token = api.post("/v1/tokens", json={"serviceAccount": "bookinfo-reviews"}).json()["token"]
+        yield {
+            "MESHLIB_CONTROL_PLANE": plane.current.xds,
+            "MESHLIB_ROOT_CERT": plane.current.root_cert,
+            "MESHLIB_TOKEN": token,
+            "MESHLIB_STRICT": "yes",
+        }
+
+
+def test_strict_starts_a_program_that_can_join(run: Run, joining: dict[str, str]) -> None:
+    """Also one that never uses the mesh. Nothing is left of the question: the program has one thread and three files."""
+    code = "import os; print(os.listdir('/proc/self/task').__len__(), len(os.listdir('/proc/self/fd')))"
+    result = run("python", "-c", code, **joining)
+    assert (result.returncode, result.stdout) == (0, "1 4\n")  # the fourth is the folder that is listed
+
+
+def test_strict_does_not_start_a_program_without_a_control_plane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """69 and a sentence that says who is away and what to do; the program never runs."""
+    from meshlib.run import launch, strict
+
+    monkeypatch.setattr(strict, "PATIENCE", 0.5)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{nobody.getsockname()[1]}"
+        environ = {"MESHLIB_CONTROL_PLANE": place, "MESHLIB_STRICT": "1", "MESHLIB_HOME": str(tmp_path)}
+        assert launch(["true"], {"PATH": os.environ["PATH"], **environ}) == 69
+    said = capfd.readouterr().err
+    assert f"the control plane at {place} cannot be reached" in said
+    assert "Start it with `meshlib controlplane`, or set MESHLIB_CONTROL_PLANE" in said
+    assert said.endswith("MESHLIB_STRICT is set: true was not started\n")
+
+
+def test_strict_does_not_wait_with_a_wrong_token(run: Run, joining: dict[str, str]) -> None:
+    """Waiting would not make it right."""
+    begin = time.monotonic()
+    result = run("true", **joining | {"MESHLIB_TOKEN": TOKEN})
+    assert result.returncode == 69
+    assert "refused the token" in result.stderr
+    assert "meshlib token create" in result.stderr
+    assert time.monotonic() - begin < 8
+
+
+def test_strict_waits_for_a_control_plane_that_is_about_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks again until its patience ends, with pauses between."""
+    from meshlib.run import strict
+
+    def issue(self: object, lifetime: float) -> None:
+        raise ControlPlaneError("away")
+
+    monkeypatch.setattr(strict.CertificateAuthority, "issue", issue)
+    waits: list[float] = []
+    problem = strict.refusal(Settings(), lambda: sum(waits), waits.append)
+    assert str(problem) == "away"
+    assert len(waits) > 3
+    assert strict.PATIENCE / 3 < sum(waits) <= strict.PATIENCE
+
+
+def test_strict_ends_a_program_whose_integration_fails(run: Run, site: Path, joining: dict[str, str]) -> None:
+    """MESHLIB_STRICT: better no service than one outside of the mesh."""
     (site / "waiter_integration.py").write_text("def patch(module):\n    raise AttributeError('no serve')\n")
-    result = run("python", "-c", "import waiter; print(waiter.serve())", MESHLIB_STRICT="1")
+    result = run("python", "-c", "import waiter; print(waiter.serve())", **joining)
     assert (result.returncode, result.stdout) == (1, "")
     assert "no serve" in result.stderr
 
@@ -191,10 +260,10 @@ def test_an_environment_without_meshlib_is_one_warning_for_all_processes(run: Ru
     assert "goes on without the mesh: ImportError: no module named meshlib" in warning
 
 
-def test_strict_ends_a_program_without_meshlib(run: Run, site: Path) -> None:
+def test_strict_ends_a_program_without_meshlib(run: Run, site: Path, joining: dict[str, str]) -> None:
     """One line, no traceback."""
     (site / "sitecustomize.py").write_text(BROKEN)
-    result = run("python", "-c", "import waiter; print(waiter.serve())", MESHLIB_STRICT="1")
+    result = run("python", "-c", "import waiter; print(waiter.serve())", **joining)
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = warnings(result)
     assert "cannot join the mesh: no module named meshlib" in line
