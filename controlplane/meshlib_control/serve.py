@@ -242,6 +242,8 @@ def _welcome(plane: ControlPlane) -> str:
     return (
         f"The control plane is running.\n  services join at  {current.xds} (TLS, root certificate {current.root_cert})\n"
         f"  commands ask at   {current.api}\n"
-        f"Next: meshlib token create --service-account NAME, then meshlib run --service NAME --port PORT -- COMMAND\n"
-        f"Ctrl-C stops it."
+        "Join a program:\n"
+        "  meshlib token create --service-account NAME > NAME.token\n"
+        "  meshlib run --service NAME --port PORT --token-file NAME.token -- COMMAND\n"
+        "Ctrl-C stops it."
     )

@@ -17,7 +17,7 @@ def ps(output: OutputOption = Format.TABLE, api: ApiOption = "") -> None:
         write(document("ProxyList", items=items), output)
         return
     if not items:
-        say("Nobody is connected. Join a program: meshlib run --service NAME --port PORT -- COMMAND")
+        say("Nobody is connected. Join a program: meshlib run --service NAME --port PORT --token-file FILE -- COMMAND")
         return
     write_table(("NAME", "SERVICE", "CLIENT", "STATUS", "CERT", "ACCOUNT"), map(_row, items))
     for item in items:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from meshlib_control.current import home_folder, read_current
+
 from .failure import USAGE, Failure
 
 
@@ -56,12 +58,21 @@ def run(
     return _launch(command, {name: value for name, value in settings.items() if value})
 
 
+def _found() -> dict[str, str]:
+    """The control plane of this user, for who names none: as the other commands find it."""
+    if "MESHLIB_CONTROL_PLANE" in os.environ:
+        return {}
+    current = read_current(home_folder(os.environ))
+    return {"MESHLIB_CONTROL_PLANE": current.xds, "MESHLIB_ROOT_CERT": current.root_cert} if current else {}
+
+
 def _launch(command: list[str], settings: dict[str, str]) -> int:
     from meshlib.errors import SettingsError
     from meshlib.run import launch
 
     try:
-        return launch(command, {**os.environ, **settings})
+        found = {} if "MESHLIB_CONTROL_PLANE" in settings else _found()
+        return launch(command, {**found, **os.environ, **settings})
     except SettingsError as error:
         raise Failure(str(error), "meshlib run --help", USAGE) from error
 

@@ -149,6 +149,17 @@ def test_run_hands_paths_on_whole(tmp_path):
     assert result.stdout.strip() == str(tmp_path / "token")
 
 
+def test_run_finds_the_control_plane_as_the_other_commands_do():
+    """current.json names it; who names one decides."""
+    show = "import os; print(os.environ['MESHLIB_CONTROL_PLANE'], os.environ.get('MESHLIB_ROOT_CERT'))"
+    with control_plane():
+        known = json.loads(current().read_text())
+        found = meshlib("run", "--", sys.executable, "-c", show)
+        named = meshlib("run", "--control-plane", "127.0.0.1:9", "--", sys.executable, "-c", show)
+    assert found.stdout.split() == [known["xds"], known["root_cert"]]
+    assert named.stdout.split() == ["127.0.0.1:9", "None"]
+
+
 def test_help_lists_every_command():
     """On stdout, exit code 0, with and without --help."""
     for arguments in ((), ("--help",), ("-h",)):
