@@ -1,0 +1,48 @@
+"""The documentation says what is so."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from meshlib_control.cli.app import COMMANDS
+
+from meshlib.runtime.settings import Settings
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [
+    REPOSITORY / "README.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    REPOSITORY / "examples" / "bookinfo" / "README.md",
+]
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file that exists."""
+    missing = [target for target in LINK.findall(page.read_text()) if not (page.parent / target).exists()]
+    assert missing == []
+
+
+def test_every_setting_is_explained() -> None:
+    """The reference has a row for each variable, and none for what does not exist."""
+    rows = [line for line in (REPOSITORY / "docs" / "reference.md").read_text().splitlines() if line.startswith("| `MESHLIB_")]
+    told = {name for row in rows for name in re.findall(r"`(MESHLIB_\w+)`", row.split("|")[1])}
+    assert told == {f"MESHLIB_{field.name.upper()}" for field in dataclasses.fields(Settings)} | {
+        "MESHLIB_DISABLED_INTEGRATIONS"
+    }
+
+
+def test_every_command_is_explained() -> None:
+    """The reference names each command."""
+    text = (REPOSITORY / "docs" / "reference.md").read_text()
+    assert [name for name in COMMANDS if f"`meshlib {name}" not in text] == []
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    """Before anything else to type."""
+    blocks = re.findall(r"```\w*\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    assert [line.split("#")[0].strip() for line in blocks[0].strip().splitlines()] == ["make bookinfo", "make test"]
