@@ -6,37 +6,14 @@ from typing import Any
 
 from meshlib.config.messages import message
 from meshlib_control.kinds import Percent
+from meshlib_control.kinds.common import GRPC_STATUSES
 from meshlib_control.kinds.virtual_service import FaultAbort, FaultDelay, HttpFault
 from meshlib_control.translate.build import duration
 
 FILTER_NAME = "envoy.filters.http.fault"
 _MILLION = 1_000_000
 
-# google.rpc.Code
-_GRPC_CODES = {
-    name: number
-    for number, name in enumerate(
-        (
-            "OK",
-            "CANCELLED",
-            "UNKNOWN",
-            "INVALID_ARGUMENT",
-            "DEADLINE_EXCEEDED",
-            "NOT_FOUND",
-            "ALREADY_EXISTS",
-            "PERMISSION_DENIED",
-            "RESOURCE_EXHAUSTED",
-            "FAILED_PRECONDITION",
-            "ABORTED",
-            "OUT_OF_RANGE",
-            "UNIMPLEMENTED",
-            "INTERNAL",
-            "UNAVAILABLE",
-            "DATA_LOSS",
-            "UNAUTHENTICATED",
-        )
-    )
-}
+_GRPC_CODES = {name: number for number, name in enumerate(GRPC_STATUSES)}
 
 
 def http_fault(fault: HttpFault | None) -> Any | None:

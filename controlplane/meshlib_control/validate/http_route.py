@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from meshlib_control.kinds.common import HeaderOperations, Headers, StringMatch
+from meshlib_control.kinds.common import GRPC_STATUSES, HeaderOperations, Headers, StringMatch
 from meshlib_control.kinds.virtual_service import (
     CorsPolicy,
     FaultAbort,
@@ -170,8 +170,8 @@ def _abort(abort: FaultAbort, path: str) -> Iterator[Mistake]:
         yield from told(f"{path}.httpStatus", formats.http_status(abort.http_status))
     if abort.http2_error is not None:
         yield Mistake(f"{path}.http2Error", "HTTP/2 abort fault injection not supported yet", "use httpStatus")
-    if abort.grpc_status is not None and abort.grpc_status not in formats.GRPC_STATUSES:
-        advice = did_you_mean(abort.grpc_status, formats.GRPC_STATUSES)
+    if abort.grpc_status is not None and abort.grpc_status not in GRPC_STATUSES:
+        advice = did_you_mean(abort.grpc_status, GRPC_STATUSES)
         yield Mistake(f"{path}.grpcStatus", f'gRPC status "{abort.grpc_status}" is not supported', advice)
 
 
