@@ -10,13 +10,14 @@ import random
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 
 from meshlib.config.snapshot import Absent
-from meshlib.errors import IdentityError, Sighting
+from meshlib.errors import IdentityError
 from meshlib.facts import Failure, Request, Response
-from meshlib.outbound.exchange import Deliver, LocalReply, Send, exchange
-from meshlib.runtime.call import Call, Delivery, Joined, clock, replied
+from meshlib.outbound.exchange import Send, exchange
+from meshlib.runtime.answer import Answer, Tries
+from meshlib.runtime.call import Call, Joined, clock
 from meshlib.runtime.connection_async import AsyncConnection
 from meshlib.runtime.drive import drive_async
-from meshlib.runtime.http1 import BodyFailed, MalformedResponse, ResponseHead
+from meshlib.runtime.http1 import BodyFailed, MalformedResponse
 from meshlib.runtime.pool import Pool
 from meshlib.runtime.timing import NO_TIMEOUT, Timeout
 
@@ -67,7 +68,7 @@ class AsyncClient:
             journey.drop()
             told = call.ended_without_response(error)
             raise told from told.__cause__
-        return journey.deliver(final)
+        return AsyncResponse(*journey.outcome(final))
 
     def close(self) -> None:
         """Close the idle connections. Requests under way end undisturbed."""
@@ -106,17 +107,15 @@ class AsyncClient:
         _close(self._pool.give(connection, clock()) if connection.reusable else [connection])
 
 
-class _Journey:
-    """The tries of one call, and the connection in use."""
+class _Journey(Tries[AsyncConnection]):
+    """The tries of one call, carried out."""
 
-    __slots__ = ("_body", "_call", "_client", "_connection", "_head")
+    __slots__ = ("_body", "_client")
 
     def __init__(self, client: AsyncClient, call: Call, body: AsyncBody) -> None:
+        super().__init__(call, client.release)
         self._client = client
-        self._call = call
         self._body = body
-        self._connection: AsyncConnection | None = None
-        self._head: ResponseHead | None = None
 
     async def attempt(self, send: Send) -> Response | Failure:
         """One try. A connection that died while it was idle does not count as one."""
@@ -155,67 +154,11 @@ class _Journey:
         if error is not None:
             raise error
 
-    def drop(self) -> None:
-        """Nobody wants the response under way."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            if connection.reusable:
-                self._client.release(connection)
-            else:
-                connection.abort()
 
-    def deliver(self, final: Deliver | LocalReply) -> AsyncResponse:
-        """The response for the caller."""
-        if isinstance(final, LocalReply):
-            self.drop()
-            head, sighting = replied(self._call, final)
-            return AsyncResponse(head, sighting, rest=final.body)
-        assert self._connection is not None
-        assert self._head is not None
-        connection = self._connection
-        delivery = Delivery(self._call, final, self._head, connection.principal, connection.local_address)
-        return AsyncResponse(self._head, delivery.sighting, delivery, connection, self._client)
+class AsyncResponse(Answer[AsyncConnection]):
+    """A response whose head is here. Iterate it for the body, once; `close` it if not to the end."""
 
-
-class AsyncResponse:
-    """A response whose head is here. Iterate it for the body, once; `close` it if not to the end.
-
-    Attributes:
-        headers: as they came on the wire.
-        sighting: what the mesh saw.
-    """
-
-    __slots__ = ("_client", "_connection", "_delivery", "_rest", "headers", "http_version", "reason", "sighting", "status")
-
-    def __init__(
-        self,
-        head: ResponseHead,
-        sighting: Sighting,
-        delivery: Delivery | None = None,
-        connection: AsyncConnection | None = None,
-        client: AsyncClient | None = None,
-        rest: bytes = b"",
-    ) -> None:
-        self.status = head.status
-        self.reason = head.reason
-        self.headers = head.headers
-        self.http_version = head.http_version
-        self.sighting = sighting
-        self._delivery = delivery
-        self._connection = connection
-        self._client = client
-        self._rest = rest
-        if connection is not None and connection.parser.complete:
-            self._rest = connection.parser.take()  # usual for small bodies: the connection is free before anybody reads
-            self._complete(len(self._rest))
-
-    def __repr__(self) -> str:
-        return f"<AsyncResponse {self.status} {self.sighting.endpoint}>"
-
-    @property
-    def whole(self) -> bytes | None:
-        """The whole body, if it is at hand already; taking it is reading it. None: it has to be read."""
-        return None if self._connection is not None else self._rest
+    __slots__ = ()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while piece := await self.read():
@@ -227,45 +170,21 @@ class AsyncResponse:
         Raises:
             UpstreamError: the body broke off.
         """
-        connection, delivery = self._connection, self._delivery
-        if connection is None or delivery is None:
-            piece, self._rest = self._rest, b""
-            return piece
+        held = self._held
+        if held is None:
+            return self._take_rest()
         try:
-            piece = await connection.read(delivery.limit())
+            piece = await held.connection.read(held.delivery.limit())
         except BaseException as error:
-            self._connection = None
-            connection.abort()
-            told = delivery.broken(error)
+            told = self._broken(held, error)
             raise told from told.__cause__
-        if connection.parser.complete and not connection.parser.chunks:
-            self._complete(len(piece))
-        else:
-            delivery.received(len(piece))
-        return piece
-
-    def close(self) -> None:
-        """Whoever does not read to the end gives the connection up with it."""
-        self._rest = b""
-        connection, self._connection = self._connection, None
-        if connection is not None and self._delivery is not None:
-            connection.abort()
-            self._delivery.left()
+        return self._received(held, piece)
 
     def __del__(self) -> None:
         """Forgotten before its end: the endpoint must not count as busy for ever. May run in any thread."""
-        if self._connection is not None and self._delivery is not None:
-            self._connection.abort_from_anywhere()
-            self._delivery.left()
-
-    def _complete(self, size: int) -> None:
-        connection, self._connection = self._connection, None
-        assert connection is not None
-        assert self._client is not None
-        assert self._delivery is not None
-        self._delivery.received(size)
-        self._delivery.complete()
-        self._client.release(connection)
+        if self._held is not None:
+            self._held.connection.abort_from_anywhere()
+            self._held.delivery.left()
 
 
 def _close(connections: list[AsyncConnection]) -> None:
