@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.ports import free_port
+
 pytestmark = [pytest.mark.prometheus, pytest.mark.e2e]
 
 SERVICE = Path(__file__).parent / "programs" / "counting.py"
@@ -29,12 +30,6 @@ scrape_configs:
   metrics_path: /stats/prometheus
   static_configs: [{{targets: ["{target}"]}}]
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

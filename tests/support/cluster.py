@@ -6,38 +6,24 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from meshlib_control.demo import bookinfo
 from meshlib_control.demo.processes import Group
 
+from tests.support.ports import HOST, free_port
+from tests.support.waiting import eventually
+
 CLI = (sys.executable, "-m", "meshlib_control.cli")
 REPOSITORY = Path(__file__).parents[2]
 CONFORMANCE = REPOSITORY.parent / "shared" / "conformance"
-HOST = "127.0.0.1"
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def eventually(fact: Callable[[], bool], what: str, limit: float = 20.0) -> None:
-    """Waits until a fact holds. Raises AssertionError with `what` after `limit` seconds."""
-    give_up = time.monotonic() + limit
-    while not fact():
-        assert time.monotonic() < give_up, f"not within {limit} s: {what}"
-        time.sleep(0.05)
 
 
 class Cluster:

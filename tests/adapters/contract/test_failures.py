@@ -10,19 +10,13 @@ from meshlib.config.model import Abort, Delay, Fault, RetryPolicy
 from tests.adapters.contract.conftest import REVIEWS, Scene
 from tests.support.mesh import ISTIO_RETRY, endpoint
 from tests.support.pki import Authority, spiffe
+from tests.support.ports import free_port
 from tests.support.upstream import Upstream
 
 
 def note_of(error: BaseException) -> str:
     """What the mesh added to the library's exception."""
     return "\n".join(getattr(error, "__notes__", []))
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 async def test_nobody_listens(scene: Scene) -> None:

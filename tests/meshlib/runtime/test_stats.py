@@ -24,10 +24,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning
 TOTAL = "istio_requests_total{"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port kept from everybody else: bound but not listening, so that a server that reuses addresses may take it."""
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        yield int(kept.getsockname()[1])
 
 
 def counted(requests: int) -> Telemetry:
@@ -100,16 +103,11 @@ class Workers:
 
 
 @pytest.fixture
-def workers(tmp_path: Path) -> Iterator[Workers]:
-    crew = Workers(free_port(), tmp_path)
+def workers(port: int, tmp_path: Path) -> Iterator[Workers]:
+    crew = Workers(port, tmp_path)
     yield crew
     for pid in list(crew.pids):
         crew.end(pid, signal.SIGKILL)
-
-
-@pytest.fixture
-def port(workers: Workers) -> int:
-    return workers._port
 
 
 def test_one_process_serves_its_counts_and_a_hint_elsewhere(tmp_path: Path) -> None:
