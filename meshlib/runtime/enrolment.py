@@ -35,7 +35,9 @@ class Enrolment:
         self._on_identity = on_identity
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meshlib-certificates", daemon=True)
-        authority = CertificateAuthority(settings.control_plane, settings.read_root_cert, settings.read_token, time.time)
+        authority = CertificateAuthority(
+            settings.control_plane, settings.read_root_cert, settings.read_token, time.time, settings.instance
+        )
         self._renewal = Renewal(authority, certificates, settings.certificate_lifetime, time.time, random.random)
         self._known_as = ""
         self._told = ""

@@ -329,6 +329,9 @@ class Mesh:
     def _after_fork_in_child(self) -> None:
         # The parent's objects are kept, not freed: destroying gRPC's halves of threads that did not come along could hang.
         _left_behind.append((self._parts, self._sync_client))
+        certificates: Certificates | None = self.__dict__.get("certificates")  # not made here if nobody asked for it yet
+        if certificates is not None:
+            certificates.after_fork()
         self._begin()
 
 

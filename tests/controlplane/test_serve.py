@@ -19,6 +19,8 @@ from meshlib_control.errors import CannotStart
 from meshlib_control.serve import ControlPlane
 
 from meshlib.config.messages import message, type_url
+from meshlib.runtime.mesh import Mesh
+from meshlib.runtime.settings import Settings
 from tests.support.control import REVIEWS_V1, SUBSETS, TYPO, asking, options, running
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
@@ -117,6 +119,32 @@ async def test_a_restart_gets_objects_root_and_services_back(tmp_path):
         assert cluster_of(await service.routes()) == "outbound|9080|v1|reviews.default.svc.cluster.local"
         (row,) = (await api.get("/v1/proxies")).json()["items"]
         assert (row["services"], row["serviceAccount"]) == (["reviews"], "bookinfo-reviews")
+
+
+async def test_ps_shows_each_instance_until_when_its_own_certificate_is_valid(tmp_path):
+    """Two processes of one account: the identity is the same, the certificates are not."""
+    async with running(tmp_path) as plane, asking(plane) as api:
+        common = {
+            "service": "reviews",
+            "control_plane": plane.current.xds,
+            "root_cert": plane.current.root_cert,
+            "token": await join_token(api),
+            "home": str(tmp_path / "client"),
+        }
+        lifetimes = {"reviews-1": 1800, "reviews-2": 7200}
+        meshes = [Mesh(Settings(**common, instance=name, certificate_lifetime=s)) for name, s in lifetimes.items()]
+        try:
+            for port, mesh in enumerate(meshes, 43210):
+                mesh.serve(port, "127.0.0.1")
+                assert await asyncio.to_thread(mesh.ready, 10)
+            rows = (await api.get("/v1/proxies")).json()["items"]
+        finally:
+            for mesh in meshes:
+                await asyncio.to_thread(mesh.close)
+        shown = {row["name"]: row["certificateExpires"] for row in rows}
+        ends = {mesh.settings.instance: datetime.fromtimestamp(mesh.certificates.expires_at, UTC) for mesh in meshes}
+        assert shown == {name: end.strftime("%Y-%m-%dT%H:%M:%SZ") for name, end in ends.items()}
+        assert len(set(shown.values())) == 2
 
 
 async def test_a_client_that_goes_is_gone_from_ps(tmp_path):

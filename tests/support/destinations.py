@@ -23,7 +23,7 @@ from meshlib.config.model import (
     VirtualHost,
     WeightedCluster,
 )
-from meshlib.config.snapshot import Destination
+from meshlib.config.snapshot import Absent, Destination
 from meshlib.facts import Request
 
 ORIGIN = Origin("VirtualService default/reviews", "virtual-service-reviews.yaml", 12, "spec.http[0]")
@@ -109,3 +109,9 @@ def request(path: str = "/reviews/0", method: str = "GET", authority: str = "rev
 
 def retries(*retry_on: str, count: int = 2, **rest: object) -> RetryPolicy:
     return RetryPolicy(frozenset(retry_on) or ISTIO_DEFAULT, count, **rest)  # type: ignore[arg-type]
+
+
+def ports(found: Destination | Absent | None) -> list[int]:
+    """The ports of all endpoints of something known."""
+    assert isinstance(found, Destination)
+    return [endpoint.port for one in found.assignments.values() for endpoint in one.endpoints]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import socket
 import threading
 import time
@@ -24,22 +23,10 @@ from meshlib.errors import ControlPlaneError, CredentialError
 from meshlib.runtime import control
 from meshlib.runtime.mesh import Mesh, own_address
 from meshlib.runtime.settings import Settings
+from tests.support.destinations import ports
+from tests.support.waiting import becomes
 
 MakeMesh = Callable[..., Mesh]
-
-
-def ports(found: Destination | Absent | None) -> list[int]:
-    assert isinstance(found, Destination)
-    return [endpoint.port for one in found.assignments.values() for endpoint in one.endpoints]
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 8.0) -> bool:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
@@ -115,9 +102,9 @@ def test_changes_arrive(control_plane: Any, mesh: Mesh) -> None:
     control_plane.put_destination("ratings:9080", 1)
     mesh.resolve("ratings:9080")
     control_plane.put_destination("ratings:9080", 2)
-    assert eventually(lambda: ports(mesh.destination("ratings:9080")) == [2])
+    assert becomes(lambda: ports(mesh.destination("ratings:9080")) == [2])
     control_plane.drop(Kind.LISTENER, "ratings:9080")
-    assert eventually(lambda: mesh.destination("ratings:9080") is ABSENT)
+    assert becomes(lambda: mesh.destination("ratings:9080") is ABSENT)
 
 
 def test_an_invalid_resource_is_refused_with_its_reason(
@@ -179,7 +166,7 @@ def test_the_policy_of_our_port_arrives(control_plane: Any, mesh: Mesh) -> None:
     assert mesh.ready(10)
     assert mesh.inbound.mode is PeerMode.STRICT
     control_plane.drop(Kind.LISTENER, "xds.istio.io/grpc/lds/inbound/127.0.0.1:43210")
-    assert eventually(lambda: mesh.inbound.mode is PeerMode.PERMISSIVE)
+    assert becomes(lambda: mesh.inbound.mode is PeerMode.PERMISSIVE)
 
 
 def test_prefetch(control_plane: Any, make_mesh: MakeMesh) -> None:
@@ -187,7 +174,7 @@ def test_prefetch(control_plane: Any, make_mesh: MakeMesh) -> None:
     control_plane.put_destination("ratings:9080", 1)
     mesh = make_mesh(prefetch=("ratings:9080", "127.0.0.1:1"))
     mesh.start()
-    assert eventually(lambda: isinstance(mesh.destination("ratings:9080"), Destination))
+    assert becomes(lambda: isinstance(mesh.destination("ratings:9080"), Destination))
 
 
 def test_the_control_plane_dying_changes_nothing(control_plane: Any, mesh: Mesh) -> None:
@@ -195,12 +182,12 @@ def test_the_control_plane_dying_changes_nothing(control_plane: Any, mesh: Mesh)
     control_plane.put_destination("ratings:9080", 1)
     found = mesh.resolve("ratings:9080")
     control_plane.stop()
-    assert eventually(lambda: mesh.problem is not None)
+    assert becomes(lambda: mesh.problem is not None)
     assert mesh.destination("ratings:9080") is found
     control_plane.start()
-    assert eventually(lambda: mesh.problem is None)
+    assert becomes(lambda: mesh.problem is None)
     control_plane.put_destination("ratings:9080", 2)
-    assert eventually(lambda: ports(mesh.destination("ratings:9080")) == [2])
+    assert becomes(lambda: ports(mesh.destination("ratings:9080")) == [2])
 
 
 def test_a_control_plane_that_forgot_takes_nothing_away_at_once(control_plane: Any, mesh: Mesh) -> None:
@@ -214,7 +201,7 @@ def test_a_control_plane_that_forgot_takes_nothing_away_at_once(control_plane: A
     assert control_plane.wait_for(lambda: any(request.response_nonce for request in control_plane.requests[heard:]))
     assert mesh.destination("ratings:9080") is found
     control_plane.put_destination("ratings:9080", 2)
-    assert eventually(lambda: ports(mesh.destination("ratings:9080")) == [2])
+    assert becomes(lambda: ports(mesh.destination("ratings:9080")) == [2])
 
 
 def test_losses_count_after_the_grace(control_plane: Any, mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +212,7 @@ def test_losses_count_after_the_grace(control_plane: Any, mesh: Mesh, monkeypatc
     control_plane.stop()
     control_plane.drop(Kind.LISTENER, "ratings:9080")
     control_plane.start()
-    assert eventually(lambda: mesh.destination("ratings:9080") is ABSENT)
+    assert becomes(lambda: mesh.destination("ratings:9080") is ABSENT)
 
 
 def test_a_stream_that_we_reopen_needs_no_grace(control_plane: Any, mesh: Mesh) -> None:
@@ -236,14 +223,14 @@ def test_a_stream_that_we_reopen_needs_no_grace(control_plane: Any, mesh: Mesh) 
     mesh.serve(43211, "127.0.0.1")
     assert mesh.ready(10)
     control_plane.drop(Kind.LISTENER, "ratings:9080")
-    assert eventually(lambda: mesh.destination("ratings:9080") is ABSENT, 3.0)
+    assert becomes(lambda: mesh.destination("ratings:9080") is ABSENT, 3.0)
 
 
 def test_certificates_are_renewed(mesh: Mesh, make_mesh: MakeMesh) -> None:
     """At half of their life, without a word from anybody; telemetry learns who we are."""
     renewing = make_mesh(certificate_lifetime=2)
     renewing.start()
-    assert eventually(lambda: renewing.certificates.generation >= 2)
+    assert becomes(lambda: renewing.certificates.generation >= 2)
     assert renewing.telemetry.local.principal == "spiffe://cluster.local/ns/default/sa/reviews"
 
 
@@ -301,7 +288,7 @@ def test_a_control_plane_that_starts_later_is_found(
     assert mesh.resolve("ratings:9080") is ABSENT
     control_plane.put_destination("ratings:9080", 1)
     control_plane.start()
-    assert eventually(lambda: isinstance(mesh.destination("ratings:9080"), Destination))
+    assert becomes(lambda: isinstance(mesh.destination("ratings:9080"), Destination))
     assert sum("is back" in record.getMessage() for record in caplog.records) == 1
 
 
@@ -330,7 +317,7 @@ def test_one_unanswered_name_does_not_slow_the_others(
     assert len(warnings_in(caplog, "does not answer for details:9080")) == 1
     control_plane.silent = False
     control_plane.put_destination("details:9080", 2)
-    assert eventually(lambda: isinstance(mesh.destination("details:9080"), Destination))
+    assert becomes(lambda: isinstance(mesh.destination("details:9080"), Destination))
 
 
 async def test_async_waiting_is_bounded(control_plane: Any, mesh: Mesh) -> None:
@@ -361,11 +348,11 @@ def test_the_disk_answers_when_nobody_else_does(
     assert second.resolve("unknown:9080") is ABSENT
     third = make_mesh()
     third.serve(43210, "127.0.0.1")
-    assert eventually(lambda: "down" in repr(third))
+    assert becomes(lambda: "down" in repr(third))
     assert ports(third.resolve("ratings:9080")) == [7], "asked for after several tries to connect"
     control_plane.put_destination("ratings:9080", 8)
     control_plane.start()
-    assert eventually(lambda: ports(second.destination("ratings:9080")) == [8])
+    assert becomes(lambda: ports(second.destination("ratings:9080")) == [8])
 
 
 def test_a_corrupt_cache_is_told_at_the_start(
@@ -398,13 +385,13 @@ def test_a_killed_process_leaves_what_it_learned(control_plane: Any, settings: S
     mesh = Mesh(settings)
     folder = Path(settings.cache_dir) / "default.reviews-v1"
     mesh.resolve("ratings:9080")
-    assert eventually(lambda: (folder / "ratings%3A9080.cache").exists(), 0.5)
+    assert becomes(lambda: (folder / "ratings%3A9080.cache").exists(), 0.5)
     control_plane.put_destination("details:9080", 8, cluster="d")
     mesh.resolve("details:9080")
-    assert eventually(lambda: (folder / "details%3A9080.cache").exists(), 0.5)
+    assert becomes(lambda: (folder / "details%3A9080.cache").exists(), 0.5)
     before = (folder / "ratings%3A9080.cache").read_bytes()
     control_plane.put_destination("ratings:9080", 9)
-    assert eventually(lambda: (folder / "ratings%3A9080.cache").read_bytes() != before)
+    assert becomes(lambda: (folder / "ratings%3A9080.cache").read_bytes() != before)
     mesh.close()
 
 
@@ -428,7 +415,7 @@ def test_a_renewed_token_file_is_read_again(control_plane: Any, make_mesh: MakeM
     mesh = make_mesh(token="", token_file=str(file))
     assert mesh.resolve("ratings:9080") is ABSENT
     file.write_text("good-token\n")
-    assert eventually(lambda: isinstance(mesh.destination("ratings:9080"), Destination))
+    assert becomes(lambda: isinstance(mesh.destination("ratings:9080"), Destination))
 
 
 def test_a_token_file_that_is_missing(make_mesh: MakeMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,51 +443,13 @@ def test_a_control_plane_that_does_not_prove_itself(
     assert "MESHLIB_ROOT_CERT" in str(mesh.problem)
 
 
-# Python 3.12 and newer warn of forks with threads around; that it works is what is tested here.
-forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-
-
-@forks
-def test_a_fork_starts_anew(control_plane: Any, mesh: Mesh) -> None:
-    """A mesh in use survives a fork on both sides; the child has a stream of its own."""
-    control_plane.put_destination("ratings:9080", 1)
-    mesh.serve(43210, "127.0.0.1")
-    assert mesh.ready(10)
-    mesh.resolve("ratings:9080")
-    child = os.fork()
-    if child == 0:
-        worked = mesh.destination("ratings:9080") is None and ports(mesh.resolve("ratings:9080", 8)) == [1]
-        os._exit(0 if worked else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    control_plane.put_destination("ratings:9080", 2)
-    assert eventually(lambda: ports(mesh.destination("ratings:9080")) == [2])
-
-
-@forks
-def test_a_fork_before_use_has_nothing_to_lose(control_plane: Any, settings: Settings) -> None:
-    """Prefork: the parent makes the mesh, each worker joins by itself."""
-    control_plane.put_destination("ratings:9080", 1)
-    mesh = Mesh(settings)
-    workers = []
-    for number in range(2):
-        child = os.fork()
-        if child == 0:
-            mesh.serve(43210 + number, "127.0.0.1")
-            worked = mesh.ready(8) and isinstance(mesh.resolve("ratings:9080", 8), Destination)
-            os._exit(0 if worked else 1)
-        workers.append(child)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in workers] == [0, 0]
-    assert {node.id for node in control_plane.nodes} == {"library~127.0.0.1~reviews-v1-0.default~default.svc.cluster.local"}
-    assert len(control_plane.nodes) == 2
-
-
 def test_closing_ends_threads_and_registration(control_plane: Any, mesh: Mesh) -> None:
     """The stream is the lease. Closing twice is closing once, and the next use starts anew."""
     control_plane.put_destination("ratings:9080", 1)
     mesh.resolve("ratings:9080")
     mesh.close()
     mesh.close()
-    assert eventually(lambda: not [one for one in threading.enumerate() if one.name in ("meshlib-control", "meshlib-xds")])
+    assert becomes(lambda: not [one for one in threading.enumerate() if one.name in ("meshlib-control", "meshlib-xds")])
     assert mesh.destination("ratings:9080") is None
     assert ports(mesh.resolve("ratings:9080")) == [1]
 
@@ -513,7 +462,7 @@ def test_a_forgotten_mesh_is_collected(control_plane: Any, settings: Settings) -
     del mesh
     gc.collect()
     assert seen() is None
-    assert eventually(lambda: not [one for one in threading.enumerate() if one.name == "meshlib-control"])
+    assert becomes(lambda: not [one for one in threading.enumerate() if one.name == "meshlib-control"])
 
 
 def test_switched_off(make_mesh: MakeMesh) -> None:
