@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes real processes: two workers of one instance, one stats address."""
+"""A real Prometheus scrapes a real mesh: Istio's task "Querying Metrics", with Istio's names and labels."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from typing import Any
 
 import pytest
 
+from tests.support.cluster import HOST, Cluster, answers
 from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.e2e]
 
-SERVICE = Path(__file__).parent / "programs" / "counting.py"
-
+PROGRAMS = Path(__file__).parent / "programs"
+REQUESTS = 60
 CONFIGURATION = """
 global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}
 scrape_configs:
 - job_name: mesh
   metrics_path: /stats/prometheus
-  static_configs: [{{targets: ["{target}"]}}]
+  static_configs: [{{targets: ["{front}", "{httpbin}"]}}]
 """
+OK = 'response_code="200"'
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +46,34 @@ def binary() -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("prometheus")
+def stats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Stats addresses of httpbin and of a front with three workers, after the front has been asked `REQUESTS` times."""
+    cluster = Cluster(tmp_path_factory.mktemp("metrics"))
+    addresses = {name: f"{HOST}:{free_port()}" for name in ("front", "httpbin")}
+    port = free_port()
+    servers = {
+        "httpbin": ("uvicorn", "httpbin:app", "--port", "0", "--log-level", "warning"),
+        "front": ("gunicorn", "-w", "3", "-b", f"{HOST}:{port}", "relay:app"),
+    }
+    try:
+        cluster.start_control_plane()
+        for name, command in servers.items():
+            options = ("--port", "8000", "--label", f"app={name}", "--label", "version=v2")
+            env = {"MESHLIB_STATS_ADDRESS": addresses[name]}
+            cluster.join(name, name, (sys.executable, "-m", *command), *options, env=env, folder=PROGRAMS)
+        cluster.wait_for("httpbin", "front")
+        assert all(answers(f"http://{HOST}:{port}/relay") for _ in range(REQUESTS))
+        yield addresses
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture(scope="module")
-def stats_address(folder: Path) -> Iterator[str]:
-    """A running service with two workers."""
-    address = f"127.0.0.1:{free_port()}"
-    with subprocess.Popen([sys.executable, str(SERVICE), address, str(folder)], start_new_session=True) as service:
-        yield address
-        os.killpg(service.pid, 9)
-
-
-@pytest.fixture(scope="module")
-def prometheus(binary: str, stats_address: str, folder: Path) -> Iterator[str]:
-    """Where a Prometheus that scrapes the service answers."""
-    (folder / "prometheus.yml").write_text(CONFIGURATION.format(target=stats_address))
-    address = f"127.0.0.1:{free_port()}"
+def prometheus(binary: str, stats: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where a Prometheus that scrapes both services answers."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    (folder / "prometheus.yml").write_text(CONFIGURATION.format(**stats))
+    address = f"{HOST}:{free_port()}"
     options = (
         "--config.file=prometheus.yml",
         "--storage.tsdb.path=data",
@@ -97,48 +109,52 @@ def wait_for(prometheus: str, expression: str, value: float) -> None:
         time.sleep(0.1)
 
 
-def test_prometheus_reads_istios_metrics(prometheus: str) -> None:
-    """Both workers on one page; Istio's names and labels, so that dashboards made for Istio work."""
-    wait_for(prometheus, 'sum(istio_requests_total{reporter="destination"})', 40)
-    (inbound,) = query(prometheus, 'istio_requests_total{reporter="destination"}')
-    assert (
-        inbound["metric"].items()
-        >= {
-            "source_workload": "productpage-v1",
-            "source_canonical_service": "productpage",
-            "source_principal": "spiffe://cluster.local/ns/default/sa/bookinfo-productpage",
-            "source_version": "v1",
-            "destination_workload": "reviews-v2",
-            "destination_service": "reviews.default.svc.cluster.local",
-            "destination_service_name": "reviews",
-            "destination_service_namespace": "default",
-            "destination_canonical_revision": "v2",
-            "destination_principal": "spiffe://cluster.local/ns/default/sa/bookinfo-reviews",
-            "request_protocol": "http",
-            "response_code": "200",
-            "response_flags": "-",
-            "connection_security_policy": "mutual_tls",
-        }.items()
-    )
-    (outbound,) = query(prometheus, 'istio_requests_total{reporter="source"}')
-    assert outbound["value"][1] == "20"
-    assert (
-        outbound["metric"].items()
-        >= {
-            "source_workload": "reviews-v2",
-            "destination_workload": "ratings-v1",
-            "destination_service": "ratings.default.svc.cluster.local",
-            "response_code": "503",
-            "response_flags": "UF",
-            "connection_security_policy": "unknown",
-        }.items()
-    )
+def only(prometheus: str, expression: str) -> dict[str, str]:
+    """The labels of a query's one result, all workers of an instance being one target."""
+    (row,) = query(prometheus, expression)
+    labels: dict[str, str] = row["metric"]
+    return labels
 
 
-def test_prometheus_reads_histograms(prometheus: str) -> None:
+EDGE = {
+    "source_workload": "front-v2",
+    "source_canonical_service": "front",
+    "source_principal": "spiffe://cluster.local/ns/default/sa/front",
+    "source_version": "v2",
+    "destination_workload": "httpbin-v2",
+    "destination_service": "httpbin.default.svc.cluster.local",
+    "destination_service_name": "httpbin",
+    "destination_service_namespace": "default",
+    "destination_canonical_revision": "v2",
+    "destination_principal": "spiffe://cluster.local/ns/default/sa/httpbin",
+    "request_protocol": "http",
+    "response_code": "200",
+    "response_flags": "-",
+}
+
+
+def test_every_request_is_counted_once_on_each_side(prometheus: str) -> None:
+    """The sum over three forked workers of the client is what was sent, and so is the server's; with all labels."""
+    told = f'istio_requests_total{{destination_service="httpbin.default.svc.cluster.local",{OK},reporter='
+    wait_for(prometheus, f'{told}"source"}}', REQUESTS)
+    wait_for(prometheus, f'{told}"destination"}}', REQUESTS)
+    assert only(prometheus, f'{told}"source"}}').items() >= (EDGE | {"connection_security_policy": "unknown"}).items()
+    assert only(prometheus, f'{told}"destination"}}').items() >= (EDGE | {"connection_security_policy": "mutual_tls"}).items()
+
+
+def test_plain_text_from_outside_is_told_as_such(prometheus: str) -> None:
+    """Who asked the front is unknown: it is no member."""
+    told = f'istio_requests_total{{destination_service_name="front",{OK},reporter="destination"}}'
+    wait_for(prometheus, told, REQUESTS)
+    labels = only(prometheus, told)
+    assert (labels["source_workload"], labels["connection_security_policy"]) == ("unknown", "none")
+
+
+def test_histograms_can_be_computed_with(prometheus: str) -> None:
     """histogram_quantile, as Istio's dashboards use it, has something to work on."""
-    wait_for(prometheus, 'sum(istio_request_duration_milliseconds_count{reporter="destination"})', 40)
-    assert total(prometheus, 'sum(istio_request_duration_milliseconds_bucket{reporter="destination", le="+Inf"})') == 40
-    by_bound = 'sum by (le) (istio_request_duration_milliseconds_bucket{reporter="destination"})'
+    mine = 'destination_service_name="httpbin",reporter="destination"'
+    wait_for(prometheus, f"istio_request_duration_milliseconds_count{{{mine}}}", REQUESTS)
+    assert total(prometheus, f'istio_request_duration_milliseconds_bucket{{{mine},le="+Inf"}}') == REQUESTS
+    by_bound = f"sum by (le) (istio_request_duration_milliseconds_bucket{{{mine}}})"
     assert 0 < total(prometheus, f"histogram_quantile(0.5, {by_bound})") < 1000
-    assert total(prometheus, 'sum(istio_response_bytes_count{reporter="source"})') == 20
+    assert total(prometheus, f"istio_response_bytes_count{{{mine}}}") == REQUESTS
