@@ -1,6 +1,6 @@
 """The control thread: the one owner of the subscription, fed by a queue of events.
 
-    callers ──Wanted, Served──┐                       ┌─> snapshot (read by everybody, no lock)
+    callers ──Wanted, Served..┐                       ┌─> snapshot (read by everybody, no lock)
     stream  ──Arrived, Ended──┼─> queue ─> this thread┼─> requests on the stream
     time    ──────────────────┘                       └─> waiting callers
 
@@ -10,6 +10,7 @@
 While CONNECTING callers wait; while DOWN they are answered at once: from what is known, from the disk, or Absent.
 Rule 1: losing the control plane changes nothing for what is known.
 Rule 2: an outage is told once, its end once.
+Rule 3: a port of ours is listed once we can do mutual TLS there, and until its server begins to end.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -28,9 +30,22 @@ from meshlib.config.snapshot import ABSENT, Snapshot
 from meshlib.config.subscription import Ask, Item, Kind, Subscription
 from meshlib.errors import ControlPlaneError, CredentialError, MeshError
 from meshlib.runtime.cache import DiskCache
-from meshlib.runtime.events import Announcement, Arrived, Ended, Event, Found, Served, State, Stopped, Unanswered, Wanted
+from meshlib.runtime.events import (
+    Announcement,
+    Arrived,
+    Certified,
+    Ended,
+    Event,
+    Found,
+    Served,
+    State,
+    Stopped,
+    Unanswered,
+    Wanted,
+    Withdrawn,
+)
 from meshlib.runtime.settings import Settings
-from meshlib.runtime.xds import Stream, from_response, item
+from meshlib.runtime.xds import from_response, item
 
 PATIENCE = 2.0
 """Seconds that a request waits for a control plane that has not answered yet."""
@@ -40,6 +55,8 @@ FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
 """Seconds between tries to connect; doubling."""
 CACHE_PAUSE = 1.0
 """Seconds between two copies of changes to disk. What is new is copied at once: a process may be killed at any time."""
+DRAIN = 0.5
+"""Seconds from taking a registration back until others know: a new stream, the control plane's pause of 0.1 s, a push."""
 MOST_ABSENT = 2000
 """Names outside the mesh that are followed; beyond, all are forgotten and asked for again when used."""
 
@@ -75,24 +92,24 @@ class Control:
 
     Args:
         address: the IP address to announce until a server says another.
+        open_stream: makes a stream.
         clock: seconds, monotonic. dice: uniform in [0.0, 1.0).
         on_change: told each new snapshot, in the control thread.
-        open_stream: makes a stream; tests give their own.
     """
 
     def __init__(
         self,
         settings: Settings,
         address: str,
+        open_stream: Open,
         dice: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[Snapshot], None] = lambda snapshot: None,
-        open_stream: Open = Stream,
     ) -> None:
         self.snapshot: Snapshot
         self.state = State.CONNECTING
         self.problem: MeshError | None = None
-        self.acknowledged = threading.Event()  # the control plane answered for the port that we serve
+        self.acknowledged = threading.Event()  # the control plane has listed the port that was served last
         self.announcement = Announcement(address)
         self._settings = settings
         self._dice, self._clock, self._open, self._on_change = dice, clock, open_stream, on_change
@@ -106,6 +123,11 @@ class Control:
         self._stream: Link | None = None
         self._number = 0
         self._failures = 0
+        self._heard = False  # this stream has told about listeners, so it has read who we are
+        self._acknowledged = self.acknowledged
+        self._certified = False
+        self._withdrawn = False
+        self._draining: list[Future[None]] = []
         self._was_live = False
         self._restored = False
         self._left: Mapping[Kind, Iterable[Item]] | None = None
@@ -135,9 +157,19 @@ class Control:
         self._events.put(Unanswered(name))
 
     def serve(self, announcement: Announcement) -> None:
-        """Announce our port, in place of the one before."""
-        self.acknowledged.clear()
-        self._events.put(Served(announcement))
+        """Announce our port, in place of the one before; it is listed as soon as we are `certified`."""
+        self.acknowledged = threading.Event()
+        self._events.put(Served(announcement, self.acknowledged))
+
+    def certified(self) -> None:
+        """We can do mutual TLS from now on."""
+        self._events.put(Certified())
+
+    def withdraw(self) -> Future[None]:
+        """Take the registration back; done when others had the time to hear of it. For signal handlers too: takes no lock."""
+        done: Future[None] = Future()
+        self._events.put(Withdrawn(done))
+        return done
 
     # The thread
 
@@ -167,7 +199,13 @@ class Control:
             case Unanswered():
                 self._on_unanswered(event.name)
             case Served():
-                self._on_served(event.announcement)
+                self._withdrawn, self._acknowledged = False, event.acknowledged
+                self._announce(replace(event.announcement, listed=self._certified))
+            case Certified():
+                self._certified = True
+                self._announce(replace(self.announcement, listed=not self._withdrawn))
+            case Withdrawn():
+                self._on_withdrawn(event.done)
             case Arrived() if event.number == self._number:
                 self._on_arrived(event.raw)
             case Ended() if event.number == self._number:
@@ -223,22 +261,39 @@ class Control:
                 if waiter.set_running_or_notify_cancel():
                     waiter.set_result(found)
 
-    def _on_served(self, announcement: Announcement) -> None:
-        before = self.announcement
+    def _announce(self, announcement: Announcement) -> None:
+        before, self.announcement = self.announcement, announcement
+        if not announcement.target_port:
+            return
         if before == announcement and before.inbound_name in self._subscription.wanted_names:
             self._acknowledge()
             return
-        self.announcement = announcement
+        self._acknowledged.clear()
         self._drop_stream()  # a node is told in the first request of a stream only
-        self._subscription.forget((before.inbound_name,))
+        if before.inbound_name != announcement.inbound_name:  # else its policy stays in force meanwhile
+            self._subscription.forget((before.inbound_name,))
         self._subscription.want((announcement.inbound_name,))
         self._failures = 0
         self._connect()
 
     def _acknowledge(self) -> None:
         name = self.announcement.inbound_name
-        if name in self.snapshot.inbound or name in self.snapshot.absent:
-            self.acknowledged.set()
+        known = name in self.snapshot.inbound or name in self.snapshot.absent
+        if known and self._heard and self.announcement.listed:
+            self._acknowledged.set()
+
+    def _on_withdrawn(self, done: Future[None]) -> None:
+        self._withdrawn = True
+        heard = self.announcement.listed and self.state is State.LIVE
+        self._announce(replace(self.announcement, listed=False))
+        self._draining.append(done)
+        self._after(DRAIN if heard else 0.0, self._end_drain)
+
+    def _end_drain(self) -> None:
+        drained, self._draining = self._draining, []
+        for done in drained:
+            if done.set_running_or_notify_cancel():
+                done.set_result(None)
 
     # The stream
 
@@ -246,6 +301,7 @@ class Control:
         if self._stream is not None or not self._subscription.wanted_names:
             return
         self._timers.pop(self._connect, None)
+        self._heard = False
         if self.state is State.CONNECTING and self._lose_patience not in self._timers:
             self._after(PATIENCE, self._lose_patience)
         self._number += 1
@@ -288,8 +344,10 @@ class Control:
             _log.error("meshlib: refused %s from the control plane, the old one stays: %s", update.kind.value, update.problem)
         asks, changed = self._subscription.on_response(update)
         self._send(asks)
+        self._heard = self._heard or update.kind is Kind.LISTENER
         if changed:
             self._publish()
+        self._acknowledge()
 
     def _on_live(self) -> None:
         if self.state is State.LIVE:
@@ -373,6 +431,7 @@ class Control:
         if self._write_cache in self._timers:
             self._write_cache()
         self._answer(tuple(self._waiters), otherwise=ABSENT)
+        self._end_drain()
 
 
 def _cache_folder(settings: Settings) -> Path:

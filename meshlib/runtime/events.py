@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
@@ -19,10 +20,12 @@ class Announcement:
     Args:
         address: the IP address under which others reach us.
         target_port: where we listen; 0: we serve nothing, or not yet.
+        listed: others may be sent to this port. Its policy is asked for in any case.
     """
 
     address: str
     target_port: int = 0
+    listed: bool = True
 
     @property
     def inbound_name(self) -> str:
@@ -56,9 +59,21 @@ class Unanswered:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server of ours listens."""
+    """A server of ours listens; `acknowledged` when the control plane has listed it."""
 
     announcement: Announcement
+    acknowledged: threading.Event
+
+
+class Certified:
+    """Our first certificate is there: a server of ours can do mutual TLS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A server of ours is about to end; `done` when others had the time to hear of it."""
+
+    done: Future[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,4 +96,4 @@ class Stopped:
     """The owner closes."""
 
 
-Event = Wanted | Unanswered | Served | Arrived | Ended | Stopped
+Event = Wanted | Unanswered | Served | Certified | Withdrawn | Arrived | Ended | Stopped

@@ -88,6 +88,8 @@ class Mesh:
         self._lock = threading.Lock()
         self._parts: _Parts | None = None
         self._served: Announcement | None = None
+        self.withdrawn = False
+        """A server of ours is about to end: it asks its clients to close their connections."""
         self._sync_client: SyncClient | None = None
         self._async_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncClient] = weakref.WeakKeyDictionary()
 
@@ -181,6 +183,7 @@ class Mesh:
         from meshlib.runtime.control import Control
         from meshlib.runtime.enrolment import Enrolment
 
+        from meshlib.runtime.xds import Stream
         settings, balancers, telemetry = self.settings, self.balancers, self.telemetry
         control = Control(
             settings,
@@ -193,7 +196,12 @@ class Mesh:
             from meshlib.runtime.stats import StatsServer
 
             stats = StatsServer(settings.stats_address, telemetry.metrics, settings.instance)
-        return _Parts(control, Enrolment(settings, self.certificates, telemetry.identify), stats)
+
+        def identified(spiffe_id: str) -> None:
+            telemetry.identify(spiffe_id)
+            control.certified()
+
+        return _Parts(control, Enrolment(settings, self.certificates, identified), stats)
 
     def close(self) -> None:
         """Leave the mesh: the stream ends, and with it the registration. Idempotent; the next use starts anew."""
@@ -207,6 +215,8 @@ class Mesh:
 
         Args:
             port: where it listens; others are told this port, unless MESHLIB_TARGET_PORT says which one counts.
+        The port's policy is asked for at once; others are told of it with our first certificate, not before.
+
             address: where it listens; what cannot be reached from elsewhere (`0.0.0.0`) is replaced by our own address.
         """
         if not self.settings.enabled or self.settings.target_port not in (0, port):
@@ -214,7 +224,7 @@ class Mesh:
         control = self._started()
         announcement = Announcement(self._reachable(address, control), port)
         if announcement != self._served:
-            self._served = announcement
+            self._served, self.withdrawn = announcement, False
             control.serve(announcement)
 
     def _reachable(self, address: str, control: Control) -> str:

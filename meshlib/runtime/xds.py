@@ -63,7 +63,7 @@ def node(settings: Settings, announcement: Announcement) -> Any:
 
 
 def _registrations(settings: Settings, announcement: Announcement) -> list[dict[str, str | int]]:
-    if not settings.service or not announcement.target_port:
+    if not (settings.service and announcement.target_port and announcement.listed):
         return []
     port = announcement.target_port
     return [{"service": settings.service, "port": settings.port or port, "target_port": port, "protocol": settings.protocol}]
@@ -138,8 +138,7 @@ class Stream:
         credentials = grpc.ssl_channel_credentials(root_certificates=settings.read_root_cert())
         self._channel = grpc.secure_channel(self._address, credentials, options=_CHANNEL_OPTIONS)
         call = self._channel.stream_stream(METHOD)
-        metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        self._call = call(iter(self._outgoing.get, None), metadata=metadata)
+        self._call = call(iter(self._outgoing.get, None), metadata=self._shown.metadata)
         reader = threading.Thread(target=self._read, args=(on_response, on_end), name="meshlib-xds", daemon=True)
         reader.start()
 
@@ -160,7 +159,7 @@ class Stream:
             for raw in self._call:
                 on_response(raw)
         except grpc.RpcError as error:
-            on_end(_translated(error, self._address))
+            on_end(self._translated(error))
         else:
             on_end(ControlPlaneError(f"the control plane at {self._address} ended the stream"))
         finally:

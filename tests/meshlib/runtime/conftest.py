@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,6 +19,8 @@ from meshlib_control.ca import CertificateAuthority, open_authority
 from meshlib.config.decode import TYPE_URLS
 from meshlib.config.messages import message, pack
 from meshlib.config.subscription import Kind
+from meshlib.errors import CredentialError
+from meshlib.identity import assertion
 from meshlib.runtime.mesh import Mesh
 from meshlib.runtime.settings import Settings
 
@@ -41,12 +44,16 @@ class ClientStream:
 
 
 class ControlPlane:
-    """Speaks delta ADS and signs certificates; `silent`, `refuse` and `stop` make it misbehave."""
+    """Speaks delta ADS and signs certificates; `silent`, `refuse` and `stop` make it misbehave; it signs while `signing`."""
 
     def __init__(self, authority: CertificateAuthority) -> None:
         self.authority = authority
         self.port = 0
         self.silent = False
+        self.signing = threading.Event()
+        self.signing.set()
+        self.token = TOKEN
+        self.shown: list[str] = []  # each credential's kind: certificate, token
         self.requests: list[Any] = []
         self.nodes: list[Any] = []
         self.nacks: list[str] = []
@@ -107,9 +114,11 @@ class ControlPlane:
 
     def put_strict(self, name: str) -> None:
         """An inbound listener that demands mutual TLS."""
-        context = message(DOWNSTREAM)(require_client_certificate={"value": True})
-        chain = {"transport_socket": {"name": "tls", "typed_config": pack(context)}}
-        self.put(Kind.LISTENER, message("envoy.config.listener.v3.Listener")(name=name, filter_chains=[chain]))
+        self.put(Kind.LISTENER, strict(name))
+
+    def listed(self) -> list[list[int]]:
+        """The target ports that each node announced, in the order of their streams."""
+        return [[int(entry["target_port"]) for entry in node.metadata["MESHLIB_SERVICES"]] for node in self.nodes]
 
     def wait_for(self, condition: Callable[[], bool], timeout: float = 5.0) -> bool:
         """Until something heard makes the condition true."""
@@ -125,7 +134,16 @@ class ControlPlane:
         yield from iter(stream.outgoing.get, None)
 
     def _authenticate(self, context: grpc.ServicerContext) -> None:
-        if dict(context.invocation_metadata()).get("authorization") != f"Bearer {TOKEN}":
+        bearer = str(dict(context.invocation_metadata()).get("authorization", "")).removeprefix("Bearer ")
+        if assertion.is_assertion(bearer):
+            self.shown.append("certificate")
+            try:
+                assertion.verify(bearer, self.authority.root_pem, "cluster.local", time.time())
+            except CredentialError as error:
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+            return
+        self.shown.append("token")
+        if bearer != self.token:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token has expired")
 
     def _listen(self, stream: ClientStream, incoming: Iterator[bytes]) -> None:
@@ -169,6 +187,7 @@ class ControlPlane:
 
     def _sign(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
         self._authenticate(context)
+        self.signing.wait(10)
         request = message("istio.v1.auth.IstioCertificateRequest").FromString(raw)
         lifetime = timedelta(seconds=request.validity_duration)
         chain = self.authority.issue(request.csr, SPIFFE_ID, lifetime, datetime.now(UTC))
@@ -181,6 +200,12 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, details: Any) -> Any:
         return self._handlers.get(details.method)
+
+
+def strict(name: str) -> Any:
+    context = message(DOWNSTREAM)(require_client_certificate={"value": True})
+    chain = {"transport_socket": {"name": "tls", "typed_config": pack(context)}}
+    return message("envoy.config.listener.v3.Listener")(name=name, filter_chains=[chain])
 
 
 def assignment(name: str, *ports: int) -> Any:
