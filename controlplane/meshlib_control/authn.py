@@ -1,7 +1,7 @@
 """Who is calling: from a credential to a Caller. Nothing the client says about itself is believed.
 
-Two credentials count: a join token in `authorization: Bearer ...`, and a client certificate of our own authority on the
-connection. If both are there, the token decides: it is the newer statement.
+Three credentials count. In `authorization: Bearer ...`, a join token, or an assertion signed with the key of a certificate of
+ours; on the connection, a client certificate of ours. If there is a bearer, it decides: it is the newer statement.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any
 import grpc
 
 from meshlib.errors import CredentialError, MeshError
+from meshlib.identity import assertion
 from meshlib.identity.spiffe import SpiffeId
 
 from .tokens import TokenIssuer
 
 _HOW = "Send `authorization: Bearer TOKEN` with a token of: meshlib token create --service-account NAME"
+_HOW_ADMIN = "Send `Authorization: Bearer TOKEN` with the token in admin.token, in the control plane's data folder"
 
 Metadata = Iterable[tuple[str, str | bytes]]
 AuthContext = Mapping[str, Iterable[bytes]]
@@ -55,11 +57,13 @@ class Authenticator:
         tokens: who signs and checks join tokens.
         trust_domain: of the identities given out, `cluster.local`.
         clock: the time of day, UTC.
+        root_pem: the root that vouches for certificates.
     """
 
     tokens: TokenIssuer
     trust_domain: str
     clock: Callable[[], datetime]
+    root_pem: bytes
 
     def caller(self, metadata: Metadata, auth_context: AuthContext | None = None) -> Caller:
         """The caller that a gRPC call's metadata, or its connection's client certificate, prove.
@@ -68,10 +72,9 @@ class Authenticator:
             CredentialError: no credential, or a wrong one; the text says which check failed.
         """
         header = bearer_header(metadata)
-        if header is not None:
-            account = self.tokens.verify(bearer_token(header), self.clock())
-            return Caller(SpiffeId(self.trust_domain, account.namespace, account.name))
-        return self._certified(auth_context or {})
+        if header is None:
+            return self._certified(auth_context or {})
+        return Caller(self._bearer(bearer_token(header, _HOW)))
 
     async def grpc_caller(self, context: Any) -> Caller:
         """The caller of a `grpc.aio` call; a wrong credential ends the call with UNAUTHENTICATED and the reason."""
@@ -80,6 +83,12 @@ class Authenticator:
         except CredentialError as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
             raise  # never reached: abort raises
+
+    def _bearer(self, credential: str) -> SpiffeId:
+        if assertion.is_assertion(credential):
+            return assertion.verify(credential, self.root_pem, self.trust_domain, self.clock().timestamp())
+        account = self.tokens.verify(credential, self.clock())
+        return SpiffeId(self.trust_domain, account.namespace, account.name)
 
     def _certified(self, auth_context: AuthContext) -> Caller:
         # grpcio has verified the chain against our root before it fills this in.
@@ -112,10 +121,10 @@ class Administrator:
             CredentialError: it is missing or wrong.
         """
         if header is None:
-            raise CredentialError("no credential. Send `Authorization: Bearer TOKEN` with the token in admin.token")
+            raise CredentialError(f"no credential. {_HOW_ADMIN}")
         # In constant time: the answer's delay tells nothing about how many characters were right.
-        if not hmac.compare_digest(bearer_token(header).encode(), self.token.encode()):
-            raise CredentialError("the admin token is wrong. It is in admin.token in the control plane's data folder")
+        if not hmac.compare_digest(bearer_token(header, _HOW_ADMIN).encode(), self.token.encode()):
+            raise CredentialError(f"the admin token is wrong. {_HOW_ADMIN}")
 
 
 def bearer_header(metadata: Metadata) -> str | None:
@@ -126,13 +135,16 @@ def bearer_header(metadata: Metadata) -> str | None:
     return None
 
 
-def bearer_token(header: str) -> str:
+def bearer_token(header: str, how: str) -> str:
     """The token of an `authorization` header (RFC 6750 2.1; the scheme's name in any case).
+
+    Args:
+        how: where to get a right one, for the error.
 
     Raises:
         CredentialError: another scheme, or nothing after it.
     """
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise CredentialError(f"the authorization header is not of the form `Bearer TOKEN`. {_HOW}")
+        raise CredentialError(f"the authorization header is not of the form `Bearer TOKEN`. {how}")
     return token.strip()

@@ -145,7 +145,7 @@ class ControlPlane:
         authority = open_authority(options.data, now, options.trust_domain)
         issuer = open_issuer(options.data)
         administrator = Administrator(open_admin_token(options.data))
-        authenticator = Authenticator(issuer, options.trust_domain, self._clock)
+        authenticator = Authenticator(issuer, options.trust_domain, self._clock, authority.root_pem)
         inventory = started.enter_context(open_inventory(options.data, options.config))
         registry, issued = Registry(trust_domain=options.trust_domain), IssuedCertificates()
         certificate = RenewedCertificate(authority, self._names(), self._clock)

@@ -1,4 +1,4 @@
-"""What a certificate says about its holder. With `csr`, the only place that knows certificates.
+"""What a certificate says about its holder. With `csr`, `chain` and `assertion`, the only place that knows certificates.
 
 Rule 1: an identity is a URI subject alternative name of the scheme `spiffe`, and there is at most one (X.509-SVID 2).
 Rule 2: nothing here checks signatures: TLS has done so before a certificate arrives here.

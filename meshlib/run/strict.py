@@ -13,6 +13,7 @@ from collections.abc import Callable
 from meshlib.errors import ControlPlaneError, MeshError
 from meshlib.runtime.ca import CertificateAuthority, Renewal
 from meshlib.runtime.certificates import Certificates
+from meshlib.runtime.credential import Credential
 from meshlib.runtime.settings import Settings
 
 PATIENCE = 10.0
@@ -25,7 +26,11 @@ def refusal(
     """Why this machine cannot join the mesh now; None: the control plane gave a certificate, which is thrown away."""
     certificates = Certificates()
     authority = CertificateAuthority(
-        settings.control_plane, settings.read_root_cert, settings.read_token, time.time, settings.instance
+        settings.control_plane,
+        settings.read_root_cert,
+        Credential(settings.read_token, certificates, time.time),
+        time.time,
+        settings.instance,
     )
     renewal = Renewal(authority, certificates, settings.certificate_lifetime, time.time, random.random)
     until = clock() + PATIENCE

@@ -15,6 +15,7 @@ from meshlib.errors import ControlPlaneError, CredentialError, IdentityError, Me
 from meshlib.identity.csr import new_request
 from meshlib.identity.rotation import explain, renew_at
 from meshlib.runtime.certificates import Certificates, Identity, identity_of
+from meshlib.runtime.credential import REFUSALS, Credential
 
 if TYPE_CHECKING:
     import grpc
@@ -31,7 +32,7 @@ class CertificateAuthority:
     Args:
         target: `host:port` of the control plane.
         root_cert: gives the PEM that proves the control plane; None leaves the system's roots.
-        credential: gives the bearer token; an empty one is sent as none. Both are asked anew for each request.
+        credential: what to show; asked anew for each request, as the root is.
         wall: seconds since the epoch.
         instance: our name, told for the operator's list of certificates; decides nothing.
     """
@@ -40,7 +41,7 @@ class CertificateAuthority:
         self,
         target: str,
         root_cert: Callable[[], bytes | None],
-        credential: Callable[[], str],
+        credential: Credential,
         wall: Callable[[], float],
         instance: str = "",
     ) -> None:
@@ -58,7 +59,7 @@ class CertificateAuthority:
             timeout: seconds for the whole request.
 
         Raises:
-            CredentialError: the token is missing, wrong or expired.
+            CredentialError: the token is missing, wrong or expired, and there is no certificate to renew with.
             ControlPlaneError: it cannot be reached, does not prove itself, or failed.
             IdentityError: the answer cannot be used, by this machine's clock for example.
         """
@@ -75,16 +76,17 @@ class CertificateAuthority:
     def _sign(self, csr: str, lifetime: float, timeout: float) -> list[str]:
         import grpc  # here, not above: a gRPC library that is loaded before a fork has threads in the wrong process
 
-        token = self._credential()
-        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        shown = self._credential.show()
         question = message("istio.v1.auth.IstioCertificateRequest")(csr=csr, validity_duration=round(lifetime))
         if self._instance:
             question.metadata.fields["INSTANCE"].string_value = self._instance
         try:
             with self._method(grpc) as call:
-                return list(call(question, timeout=timeout, metadata=metadata).cert_chain)
+                return list(call(question, timeout=timeout, metadata=shown.metadata).cert_chain)
         except grpc.RpcError as error:
-            raise _translated(error, self._target, has_token=bool(token)) from error
+            if error.code().name in REFUSALS:
+                raise self._credential.refused(shown, self._target, error.details() or "") from error
+            raise _translated(error, self._target) from error
 
     @contextlib.contextmanager
     def _method(self, grpc: Any) -> Iterator[Callable[..., Any]]:
@@ -94,14 +96,8 @@ class CertificateAuthority:
             yield channel.unary_unary(METHOD, lambda request: request.SerializeToString(), answer.FromString)
 
 
-def _translated(error: grpc.RpcError, target: str, *, has_token: bool) -> MeshError:
+def _translated(error: grpc.RpcError, target: str) -> MeshError:
     status, detail = error.code().name, error.details() or ""
-    if status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
-        why = f"the control plane at {target} refused the token: {detail}" if has_token else "no token is set"
-        return CredentialError(
-            f"{why}. Make one with `meshlib token create --service-account NAME` "
-            "and set MESHLIB_TOKEN, or MESHLIB_TOKEN_FILE to a file that holds it"
-        )
     if "CERTIFICATE_VERIFY_FAILED" in detail:
         return ControlPlaneError(
             f"{target} does not prove to be the control plane: {detail}. Set MESHLIB_ROOT_CERT to its root-cert.pem; "
@@ -168,7 +164,7 @@ class Renewal:
     def _told(self, error: MeshError) -> MeshError:
         """The error; when the certificate in use is over meanwhile, with that said first."""
         over = self._certificates.problem()
-        if not over:
+        if not over or isinstance(error, CredentialError):  # a refusal names the certificate itself
             return error
         return type(error)(
             f"the certificate of {self._certificates.spiffe_id} cannot be used: {over}. Renewal failed: {error}"

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from meshlib.errors import ControlPlaneError, MeshError
 from meshlib.runtime.ca import CertificateAuthority, Renewal
 from meshlib.runtime.certificates import Certificates
+from meshlib.runtime.credential import Credential
 from meshlib.runtime.settings import Settings
 
 LONGEST_SLEEP = 60.0  # seconds: a suspended machine or a corrected clock is noticed within this
@@ -36,7 +37,11 @@ class Enrolment:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meshlib-certificates", daemon=True)
         authority = CertificateAuthority(
-            settings.control_plane, settings.read_root_cert, settings.read_token, time.time, settings.instance
+            settings.control_plane,
+            settings.read_root_cert,
+            Credential(settings.read_token, certificates, time.time),
+            time.time,
+            settings.instance,
         )
         self._renewal = Renewal(authority, certificates, settings.certificate_lifetime, time.time, random.random)
         self._known_as = ""

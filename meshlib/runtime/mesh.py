@@ -17,7 +17,7 @@ import time
 import weakref
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from meshlib.config.snapshot import ABSENT, EMPTY, Absent, Destination, Snapshot, listener_name
@@ -181,13 +181,15 @@ class Mesh:
 
     def _make_parts(self) -> _Parts:
         from meshlib.runtime.control import Control
+        from meshlib.runtime.credential import Credential
         from meshlib.runtime.enrolment import Enrolment
-
         from meshlib.runtime.xds import Stream
+
         settings, balancers, telemetry = self.settings, self.balancers, self.telemetry
         control = Control(
             settings,
             own_address(settings),
+            partial(Stream, Credential(settings.read_token, self.certificates, time.time)),
             random.random,
             on_change=lambda snapshot: balancers.keep(snapshot.clusters),
         )
@@ -213,10 +215,10 @@ class Mesh:
     def serve(self, port: int, address: str = "") -> None:
         """Announce that a server of ours listens. A later call replaces an earlier one.
 
-        Args:
-            port: where it listens; others are told this port, unless MESHLIB_TARGET_PORT says which one counts.
         The port's policy is asked for at once; others are told of it with our first certificate, not before.
 
+        Args:
+            port: where it listens; others are told this port, unless MESHLIB_TARGET_PORT says which one counts.
             address: where it listens; what cannot be reached from elsewhere (`0.0.0.0`) is replaced by our own address.
         """
         if not self.settings.enabled or self.settings.target_port not in (0, port):
@@ -226,6 +228,25 @@ class Mesh:
         if announcement != self._served:
             self._served, self.withdrawn = announcement, False
             control.serve(announcement)
+
+    def withdraw(self, port: int) -> Future[None]:
+        """Take the registration back, before the server ends: clients move away while it still listens. Its policy stays.
+
+        Never waits and takes no lock, so that a signal handler may call it.
+
+        Args:
+            port: as in `serve`; nothing happens if another port is announced.
+
+        Returns:
+            done when others had the time to hear of it (control.DRAIN seconds), at once if they never heard of the port.
+        """
+        parts, served = self._parts, self._served
+        if parts is None or served is None or served.target_port != port:
+            nothing: Future[None] = Future()
+            nothing.set_result(None)
+            return nothing
+        self._served, self.withdrawn = None, True
+        return parts.control.withdraw()
 
     def _reachable(self, address: str, control: Control) -> str:
         if self.settings.address or address in ANYWHERE:

@@ -17,7 +17,8 @@ from meshlib._version import __version__
 from meshlib.config.decode import TYPE_URLS, decode
 from meshlib.config.messages import message
 from meshlib.config.subscription import Ask, Item, Kind, Update
-from meshlib.errors import ConfigurationError, ControlPlaneError, CredentialError
+from meshlib.errors import ConfigurationError, ControlPlaneError
+from meshlib.runtime.credential import REFUSALS, Credential
 from meshlib.runtime.events import Announcement
 from meshlib.runtime.settings import Settings
 
@@ -121,11 +122,15 @@ def item(kind: Kind, name: str, version: str, body: bytes) -> Item:
 class Stream:
     """One open stream. `on_response` and `on_end` are called in the stream's own thread; `on_end` once, last.
 
-    Raises SettingsError if the credential or the root certificate cannot be read.
+    Args:
+        credential: what to show; told of a refusal before `on_end` is.
+
+    Raises SettingsError if the token or the root certificate cannot be read.
     """
 
     def __init__(
         self,
+        credential: Credential,
         settings: Settings,
         announcement: Announcement,
         on_response: Callable[[bytes], None],
@@ -134,7 +139,7 @@ class Stream:
         self._address = settings.control_plane
         self._node: Any | None = node(settings, announcement)
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        token = settings.read_token()
+        self._credential, self._shown = credential, credential.show()
         credentials = grpc.ssl_channel_credentials(root_certificates=settings.read_root_cert())
         self._channel = grpc.secure_channel(self._address, credentials, options=_CHANNEL_OPTIONS)
         call = self._channel.stream_stream(METHOD)
@@ -165,14 +170,14 @@ class Stream:
         finally:
             self._outgoing.put(None)  # lets gRPC's sending thread end
 
+    def _translated(self, error: grpc.RpcError) -> ControlPlaneError:
+        code, details = error.code(), (error.details() or "").strip()
+        if code.name in REFUSALS:
+            return self._credential.refused(self._shown, self._address, details)
+        return _unreachable(code, details, self._address)
 
-def _translated(error: grpc.RpcError, address: str) -> ControlPlaneError:
-    code, details = error.code(), (error.details() or "").strip()
-    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        return CredentialError(
-            f"the control plane at {address} refused the credential: {details}; "
-            "get a new one with `meshlib token create` and set MESHLIB_TOKEN or MESHLIB_TOKEN_FILE"
-        )
+
+def _unreachable(code: grpc.StatusCode, details: str, address: str) -> ControlPlaneError:
     if "CERTIFICATE_VERIFY_FAILED" in details or "certificate verify failed" in details:
         return ControlPlaneError(
             f"the control plane at {address} cannot be trusted: {details}; "

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 from meshlib_control.authn import Administrator, Authenticator
+from meshlib_control.ca import CertificateAuthority, open_authority
 from meshlib_control.tokens import TokenExpired, TokenIssuer, open_issuer
 
 from meshlib.errors import CredentialError
+from meshlib.identity import assertion
+from meshlib.identity.csr import new_request
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -20,8 +23,20 @@ def issuer(tmp_path: Path) -> TokenIssuer:
 
 
 @pytest.fixture
-def authenticator(issuer: TokenIssuer) -> Authenticator:
-    return Authenticator(issuer, "cluster.local", lambda: NOW)
+def authority(tmp_path: Path) -> CertificateAuthority:
+    return open_authority(tmp_path, NOW)
+
+
+@pytest.fixture
+def authenticator(issuer: TokenIssuer, authority: CertificateAuthority) -> Authenticator:
+    return Authenticator(issuer, "cluster.local", lambda: NOW, authority.root_pem)
+
+
+def certified(authority: CertificateAuthority, now: datetime, name: str = "spiffe://cluster.local/ns/shop/sa/reviews") -> str:
+    """What a process with a certificate of this authority shows."""
+    request = new_request()
+    leaf, _ = authority.issue(request.pem, name, timedelta(hours=1), now)
+    return assertion.make(leaf, request.key_pem, now.timestamp(), "1")
 
 
 def bearer(token: str) -> list[tuple[str, str | bytes]]:
@@ -55,11 +70,38 @@ def test_no_credential_is_refused_with_the_command_that_makes_one(authenticator)
         authenticator.caller([], {})
 
 
-def test_an_expired_token_says_so(issuer):
+def test_an_expired_token_says_so(issuer, authority):
     """The token's own error passes through."""
-    later = Authenticator(issuer, "cluster.local", lambda: NOW + timedelta(days=2))
+    later = Authenticator(issuer, "cluster.local", lambda: NOW + timedelta(days=2), authority.root_pem)
     with pytest.raises(TokenExpired, match="expired at"):
         later.caller(bearer(issuer.create("shop", "reviews", NOW)))
+
+
+def test_a_certificate_makes_the_same_caller_as_a_token(authenticator, authority, issuer):
+    """Whoever has joined goes on as who it is."""
+    joined = authenticator.caller(bearer(issuer.create("shop", "reviews", NOW)))
+    assert authenticator.caller(bearer(certified(authority, NOW))) == joined
+
+
+def test_an_expired_certificate_says_so(authority, issuer):
+    """With the way to join again."""
+    later = Authenticator(issuer, "cluster.local", lambda: NOW + timedelta(hours=2), authority.root_pem)
+    with pytest.raises(CredentialError, match=r"it has expired: .* Join again with a token: meshlib token create"):
+        later.caller(bearer(certified(authority, NOW)))
+
+
+def test_a_certificate_of_another_control_plane_is_refused(authenticator, tmp_path):
+    """Its root is not ours."""
+    with pytest.raises(CredentialError, match="not one that this root vouches for"):
+        authenticator.caller(bearer(certified(open_authority(tmp_path / "other", NOW), NOW)))
+
+
+def test_the_control_planes_own_certificate_is_no_workloads(authenticator, authority):
+    """It has names of hosts, and no identity."""
+    server = authority.server_certificate([], NOW)
+    leaf = server.chain.decode().split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"
+    with pytest.raises(CredentialError, match="exactly one SPIFFE id"):
+        authenticator.caller(bearer(assertion.make(leaf, server.key, NOW.timestamp(), "1")))
 
 
 def test_a_client_certificate_of_ours_counts(authenticator):
@@ -90,6 +132,7 @@ def test_the_admin_token_opens_the_api():
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer secre", "Bearer secret2", "Bearer sécret", "Basic secret"])
 def test_anything_else_does_not_open_the_api(header):
-    """The text says where the token is, or which form the header has."""
-    with pytest.raises(CredentialError, match=r"admin\.token|Bearer TOKEN"):
+    """The text says where the token is; join tokens are for services."""
+    with pytest.raises(CredentialError, match=r"with the token in admin\.token") as refused:
         Administrator("secret").check(header)
+    assert "token create" not in str(refused.value)

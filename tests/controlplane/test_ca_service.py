@@ -68,7 +68,7 @@ async def ca(tmp_path: Path) -> AsyncIterator[Running]:
     clock = Clock()
     authority = open_authority(tmp_path, clock())
     issuer = open_issuer(tmp_path)
-    handler = certificate_handler(authority, Authenticator(issuer, "cluster.local", clock), clock)
+    handler = certificate_handler(authority, Authenticator(issuer, "cluster.local", clock, authority.root_pem), clock)
     credentials = server_credentials(RenewedCertificate(authority, [], clock))
     server, address = listen_grpc(Address("127.0.0.1", 0), credentials, [handler])
     await server.start()

@@ -14,6 +14,7 @@ from meshlib.config.messages import message
 from meshlib.errors import ControlPlaneError, CredentialError, IdentityError, MeshError, SettingsError
 from meshlib.runtime.ca import LONGEST_WAIT, CertificateAuthority, Renewal
 from meshlib.runtime.certificates import Certificates, Identity, identity_of
+from meshlib.runtime.credential import Credential
 from tests.support.destinations import Clock, Dice
 from tests.support.pki import Authority, spiffe
 
@@ -49,7 +50,8 @@ class ControlPlane:
         self, token: str = TOKEN, wall: Callable[[], float] | None = None, root: bytes | None = None
     ) -> CertificateAuthority:
         wall = wall or (lambda: self.now.timestamp())
-        return CertificateAuthority(f"127.0.0.1:{self.port}", lambda: root or self.root, lambda: token, wall, "reviews-1")
+        credential = Credential(lambda: token, Certificates(), wall)
+        return CertificateAuthority(f"127.0.0.1:{self.port}", lambda: root or self.root, credential, wall, "reviews-1")
 
     def _create(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.asked.append(request)
@@ -112,7 +114,8 @@ def test_nobody_there() -> None:
     """No control plane: the message says where it was looked for and how to start one."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    client = CertificateAuthority(f"127.0.0.1:{port}", lambda: Authority().root, lambda: TOKEN, Clock())
+    credential = Credential(lambda: TOKEN, Certificates(), Clock())
+    client = CertificateAuthority(f"127.0.0.1:{port}", lambda: Authority().root, credential, Clock())
     with pytest.raises(ControlPlaneError, match=rf"127.0.0.1:{port} cannot be reached.*meshlib controlplane"):
         client.issue(60, timeout=5)
 

@@ -404,7 +404,8 @@ def test_a_wrong_token_is_told_at_once(make_mesh: MakeMesh, caplog: pytest.LogCa
     assert mesh.resolve("ratings:9080") is ABSENT
     assert time.monotonic() - started < 1.5
     assert isinstance(mesh.problem, CredentialError)
-    [told] = warnings_in(caplog, "refused the credential")
+    [told] = warnings_in(caplog, "outside the mesh")
+    assert "refused the token" in told
     assert "the token has expired" in told
     assert "meshlib token create" in told
 
