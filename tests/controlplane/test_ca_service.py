@@ -22,6 +22,8 @@ from meshlib_control.listening import Address
 from meshlib_control.tokens import TokenIssuer, open_issuer
 
 from meshlib.config.messages import message
+from meshlib.identity import assertion
+from meshlib.identity.csr import new_request
 
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 
@@ -128,6 +130,30 @@ async def test_an_expired_token_is_told_both_times(ca):
         await ca.ask(token)
     assert "expired at" in refused.value.details()
     assert "--service-account bookinfo-reviews" in refused.value.details()
+
+
+async def test_a_certificate_renews_itself_after_the_token_expired(ca):
+    """Each proves the next; the identity stays, and the key is another one each time."""
+    request = new_request()
+    chain = await ca.ask(ca.token(lifetime=timedelta(seconds=5)), request.pem, seconds=7200)
+    for hour in (1, 2, 3):
+        ca.clock.shift = timedelta(hours=hour)
+        shown = assertion.make(chain[0], request.key_pem, ca.clock().timestamp(), str(hour))
+        request = new_request()
+        chain = await ca.ask(shown, request.pem, seconds=7200)
+        assert uris(chain[0]) == ["spiffe://cluster.local/ns/default/sa/bookinfo-reviews"]
+
+
+async def test_an_expired_certificate_is_told_both_times(ca):
+    """After that only a token helps, and the answer says so."""
+    request = new_request()
+    chain = await ca.ask(ca.token(), request.pem, seconds=60)
+    ca.clock.shift = timedelta(hours=1)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ca.ask(assertion.make(chain[0], request.key_pem, ca.clock().timestamp(), "1"))
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert "it has expired: it ended at" in refused.value.details()
+    assert "Join again with a token: meshlib token create" in refused.value.details()
 
 
 async def test_a_clock_an_hour_behind_is_named(ca):
