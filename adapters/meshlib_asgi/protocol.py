@@ -86,6 +86,12 @@ class MeshProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = dict(self._extensions)
 
+    def on_headers_complete(self) -> None:
+        """A request is there: while the server is about to end, its response is the connection's last."""
+        super().on_headers_complete()
+        if self._mesh.withdrawn and self.cycle is not None:
+            self.cycle.keep_alive = False
+
     def _plain_only(self, transport: asyncio.Transport) -> bool:
         if self.config.is_ssl or not self._mesh.settings.enabled or self._mesh.inbound.mode is PeerMode.DISABLE:
             return True

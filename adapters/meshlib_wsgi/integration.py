@@ -85,8 +85,13 @@ def _join_when_serving(server_class: type[BaseWSGIServer]) -> None:
         from meshlib_wsgi.middleware import MeshMiddleware
 
         self.app = MeshMiddleware(self.app)
-        announce(meshlib.default(), [self.server_address[:2]] if self.address_family != socket.AF_UNIX else [])  # type: ignore[list-item]  # werkzeug's address type covers Unix sockets too
-        original(self, *args, **kwargs)
+        addresses: Any = [self.server_address[:2]] if self.address_family != socket.AF_UNIX else []
+        announce(meshlib.default(), addresses)
+        try:
+            original(self, *args, **kwargs)
+        finally:  # its port is closed now; the process may live on
+            for _, port in addresses:
+                meshlib.default().withdraw(port)
 
     serve_forever.__dict__[_MARK] = True
     server_class.serve_forever = serve_forever  # type: ignore[method-assign]

@@ -1,13 +1,19 @@
 """gunicorn's workers in the mesh: one mixin per kind of worker, to be put before gunicorn's class.
 
+A worker that is told to end (SIGTERM) first takes its registration back, serves on until clients had the time to move away,
+and then ends as gunicorn's does. In a hurry (SIGQUIT, SIGINT) it does not wait.
+
 sync      a connection is one request: admitted before it is parsed
 gthread   admitted in the pool's thread at the connection's first request, so that a handshake never holds up the accept loop
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gunicorn import util
@@ -33,8 +39,10 @@ class InMesh:
 
     mesh: ClassVar[Mesh | None] = None
     patience: ClassVar[float] = PATIENCE
+    _joined: Mesh | None = None  # for signal handlers: `current_mesh` takes a lock
     cfg: Any
     sockets: list[Any]
+    PIPE: list[int]
 
     @property
     def current_mesh(self) -> Mesh:
@@ -43,12 +51,39 @@ class InMesh:
 
     def run(self) -> None:
         """gunicorn's last step of starting a worker: the sockets listen since before the fork."""
-        mesh = self.current_mesh
-        announce(mesh, [bound.getsockname()[:2] for bound in self.sockets if bound.FAMILY != socket.AF_UNIX])
+        mesh = self._joined = self.current_mesh
+        announce(mesh, self._addresses())
         try:
             super().run()  # type: ignore[misc]  # the worker class that follows has it
         finally:
             mesh.close()
+
+    def _addresses(self) -> list[tuple[str, int]]:
+        return [bound.getsockname()[:2] for bound in self.sockets if bound.FAMILY != socket.AF_UNIX]
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM. A signal handler: the waiting is done by the mesh, which calls back from a thread of its own."""
+        end = super().handle_exit  # type: ignore[misc]  # as above
+        self._withdrawn(lambda: self._end(lambda: end(sig, None)))
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGQUIT, SIGINT: clients are told, but not waited for."""
+        self._withdrawn(lambda: None)
+        super().handle_quit(sig, frame)  # type: ignore[misc]  # as above
+
+    def _withdrawn(self, then: Callable[[], None]) -> None:
+        mesh = self._joined
+        registrations = [mesh.withdraw(port) for _, port in self._addresses()] if mesh else []
+        last = next((one for one in registrations if not one.done()), None)
+        if last is None:
+            then()
+        else:
+            last.add_done_callback(lambda _: then())
+
+    def _end(self, end: Callable[[], None]) -> None:
+        end()
+        with contextlib.suppress(OSError):  # full, or closed already: then nobody sleeps
+            os.write(self.PIPE[1], b".")  # wakes the worker's loop, as a signal would
 
     def admit(self, connection: socket.socket) -> socket.socket:
         """The connection to serve, see `connection.admitted`. gunicorn's own TLS options keep the mesh's TLS out."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.support.cluster import HOST, Cluster, answers, eventually, free_port
+from tests.support.cluster import HOST, Cluster, answers
+from tests.support.load import Load
+from tests.support.ports import free_port
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -61,38 +62,6 @@ def start_two_versions(cluster: Cluster) -> int:
     cluster.join("front", "front", front, "--port", "8000", folder=PROGRAMS)
     cluster.wait_for("httpbin-v1", "httpbin-v2", "front")
     return port
-
-
-class Load:
-    """Requests without a pause until stopped; `failures` must stay empty."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.failures: list[str] = []
-        self.names: list[str] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Load:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with httpx.Client(timeout=10) as client:
-            while not self._stop.wait(0.005):
-                try:
-                    response = client.get(self.url)
-                except httpx.HTTPError as error:
-                    self.failures.append(repr(error))
-                    continue
-                if response.status_code == 200:
-                    self.names.append(response.json()["name"])
-                else:
-                    self.failures.append(response.text)
 
 
 def test_control_plane_killed_under_load(cluster: Cluster) -> None:

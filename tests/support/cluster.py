@@ -125,6 +125,21 @@ class Cluster:
 
         eventually(connected, f"{names} connected; logs in {self.group.log('x').parent}", 40)
 
+    def wait_until_listed(self, *names: str) -> None:
+        """Waits until others may be sent to these instances."""
+
+        def listed() -> bool:
+            rows = {row["name"]: row["ports"] for row in self.ps()}
+            return all(rows.get(name) for name in names)
+
+        eventually(listed, f"{names} listed; logs in {self.group.log('x').parent}", 40)
+
+    def end(self, name: str, number: signal.Signals) -> None:
+        """Asks one process to end, and waits until it has."""
+        child = self.group._children[name]
+        child.send_signal(number)
+        child.wait(30)
+
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Ends one process without asking it."""
         os.killpg(self.group.pids()[name], number)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
+from concurrent.futures import Future
 from pathlib import Path
 
 from meshlib.config.model import PeerMode
@@ -18,6 +20,9 @@ from meshlib.runtime.settings import Settings
 from meshlib.telemetry.events import RequestEvent
 from meshlib.telemetry.records import Telemetry
 from meshlib.telemetry.workloads import local_workload
+
+GOODBYE = 1.5
+"""Seconds."""
 
 
 class FolderMesh:
@@ -31,6 +36,9 @@ class FolderMesh:
         self._certificates = Certificates()
         self._loaded = 0
         self._lock = threading.Lock()
+        self.withdrawn = False
+        self._leaving = threading.Event()
+        self._moved_away: Future[None] = Future()
 
     @property
     def inbound(self) -> InboundPort:
@@ -54,7 +62,20 @@ class FolderMesh:
         self._leave("closed", "")
 
     def serve(self, port: int, address: str = "") -> None:
+        threading.Thread(target=self._say_goodbye, daemon=True).start()
         self._leave("served", f"{address}:{port}")
+
+    def withdraw(self, port: int) -> Future[None]:
+        """Clients take GOODBYE seconds to move away. May be called by a signal handler."""
+        self.withdrawn = True
+        self._leaving.set()
+        self._leave("withdrawn", str(port))
+        return self._moved_away
+
+    def _say_goodbye(self) -> None:
+        self._leaving.wait()
+        time.sleep(GOODBYE)
+        self._moved_away.set_result(None)
 
     def _keep(self, event: RequestEvent) -> None:
         kept = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import signal
 import socket
 import ssl
 import threading
@@ -13,7 +14,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.pki import Authority, spiffe
-from tests.support.server_process import ASGI, COMMANDS, KEEPS_ALIVE, ServerProcess, ask_on, until
+from tests.support.server_mesh import GOODBYE
+from tests.support.server_process import ASGI, COMMANDS, DEADLINE, KEEPS_ALIVE, ServerProcess, ask_on, until
 
 MEGABYTES_20 = 20 * 1024 * 1024
 
@@ -257,6 +259,39 @@ def test_the_server_announces_its_port_after_it_joined(server: ServerProcess) ->
     served = {path.stem for path in server.left("served")}
     assert served
     assert served <= {path.stem for path in server.left("started")}
+
+
+def test_a_server_that_is_told_to_end_serves_until_clients_moved_away(
+    kind: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The registration is taken back first; new connections are still answered, kept ones are told to close."""
+    if kind == "werkzeug":
+        pytest.skip("a development server: it dies at once")
+    server = ServerProcess(tmp_path_factory.mktemp(f"end-{kind}"), COMMANDS[kind])
+    with server.connect(tls=True) as kept:
+        assert ask_on(kept, "/who").status == 200
+        begin = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        (note,) = until(lambda: server.left("withdrawn"), "withdrawal")
+        assert note.read_text() == str(server.port)
+        assert server.ask("/who").status == 200
+        if kind in ASGI:
+            assert ask_on(kept, "/who").headers["connection"] == "close"
+    assert server.process.wait(DEADLINE) is not None
+    server.log.close()
+    assert time.monotonic() - begin > GOODBYE * 0.9
+
+
+def test_a_server_in_a_hurry_does_not_wait(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """gunicorn's SIGQUIT: clients are told, that is all."""
+    server = ServerProcess(tmp_path_factory.mktemp("quit"), COMMANDS["gunicorn-sync"])
+    assert server.ask("/who").status == 200
+    begin = time.monotonic()
+    server.process.send_signal(signal.SIGQUIT)
+    server.process.wait(DEADLINE)
+    server.log.close()
+    assert time.monotonic() - begin < GOODBYE
+    assert server.left("withdrawn")
 
 
 def test_a_server_stops_when_asked(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
