@@ -20,6 +20,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
@@ -62,7 +63,7 @@ def make(chain_pem: str, key_pem: bytes, now: float, number: str) -> str:
     """
     try:
         chain = [one.public_bytes(serialization.Encoding.DER) for one in x509.load_pem_x509_certificates(chain_pem.encode())]
-        key = ECKey.import_key(key_pem)
+        key = _own_key(key_pem)
         header = {"alg": _ALGORITHM, "x5c": [base64.b64encode(der).decode() for der in chain]}
         return jwt.encode(header, _claims_of(chain[0], int(now), number), key, registry=_registry())
     except (ValueError, JoseError) as error:
@@ -97,6 +98,13 @@ def verify(credential: str, root_pem: bytes, trust_domain: str, now: float) -> S
     _check_purpose(claims, proven.leaf.spiffe_id)
     _check_times(claims, now)
     return identity
+
+
+def _own_key(key_pem: bytes) -> ECKey:
+    key = serialization.load_pem_private_key(key_pem, password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):  # joserfc would find out later, and in its own way
+        raise ValueError("its key must be P-256")
+    return ECKey.import_key(key_pem)
 
 
 def _claims_of(leaf_der: bytes, now: int, number: str) -> dict[str, Any]:
@@ -143,11 +151,14 @@ def _chain(credential: str) -> list[bytes]:
 
 def _signed_claims(credential: str, proven: ProvenLeaf) -> Mapping[str, Any]:
     try:
-        return jwt.decode(credential, ECKey.import_key(proven.key_pem), registry=_registry()).claims
+        claims: object = jwt.decode(credential, ECKey.import_key(proven.key_pem), registry=_registry()).claims
     except (JoseError, ValueError, RecursionError) as error:
         raise AssertionRefused(
             f"the assertion is not signed with the key of the certificate of {proven.leaf.spiffe_id}"
         ) from error
+    if not isinstance(claims, dict):  # older releases of joserfc let any JSON pass
+        raise AssertionRefused("the assertion's claims are no object")
+    return claims
 
 
 def _check_purpose(claims: Mapping[str, Any], spiffe_id: str) -> None:
