@@ -4,6 +4,9 @@ Rule 1: the xDS stream is the lease. A node exists while at least one of its str
 Rule 2: one address and port is one instance, however many streams (workers of a prefork server) announce it; the last
         announcement says what its labels are.
 Rule 3: a registered service beats a ServiceEntry for the same host and port; an older ServiceEntry beats a newer one.
+Rule 4: a service whose last instance left stays known, without instances, as a Kubernetes Service without pods does. Else its
+        host would count as outside the mesh, and requests would go in plain text to whatever DNS says. It gives way to a
+        ServiceEntry. In memory only: after a restart a service is unknown until an instance registers.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ class Registry:
         self._empty = World(trust_domain=trust_domain, root_namespace=root_namespace, domain_suffix=domain_suffix)
         self._lock = threading.Lock()
         self._streams: dict[str, Node] = {}  # in order of announcement
+        self._remembered: dict[str, Service] = {}  # without instances, by host
         self._listeners: list[Callable[[], None]] = []
         self._revision = 0
 
@@ -48,6 +52,7 @@ class Registry:
         with self._lock:
             before = self._streams.pop(stream_id, None)
             self._streams[stream_id] = node
+            self._remember(node)
         if before != node and (node.registrations or (before and before.registrations)):
             self._notify()
 
@@ -68,13 +73,21 @@ class Registry:
         """A new world of these objects and of what is registered now."""
         with self._lock:
             self._revision += 1
-            revision, nodes = self._revision, tuple(self._streams.values())
+            revision, nodes, remembered = self._revision, tuple(self._streams.values()), dict(self._remembered)
         world = indexed(replace(self._empty, objects=MappingProxyType(dict(objects)), revision=revision))
         services = _registered_services(nodes, world.domain_suffix)
         for declared in declared_services(world, nodes):
             known = services.get(declared.hostname)
             services[declared.hostname] = _joined(known, declared) if known else declared
+        for host, left in sorted(remembered.items()):
+            services[host] = _joined(services[host], left) if host in services else left
         return replace(world, services=MappingProxyType(services))
+
+    def _remember(self, node: Node) -> None:
+        for host, service in _registered_services((node,), self._empty.domain_suffix).items():
+            empty = replace(service, instances=MappingProxyType({port.number: () for port in service.ports}))
+            before = self._remembered.get(host)
+            self._remembered[host] = _joined(empty, before) if before else empty
 
     def _notify(self) -> None:
         for listener in self._listeners:

@@ -50,6 +50,50 @@ def test_the_last_stream_takes_the_instance_away() -> None:
     assert instances(registry) == ()
 
 
+def test_a_service_without_instances_stays_known() -> None:
+    """With every port that it ever had: its host must not count as outside the mesh."""
+    registry = Registry()
+    registry.connect("a", server(registrations=(Registration("reviews", 9080, 7001), Registration("reviews", 9090, 7002))))
+    registry.disconnect("a")
+    service = registry.world({}).services[REVIEWS]
+    assert [port.number for port in service.ports] == [9080, 9090]
+    assert dict(service.instances) == {9080: (), 9090: ()}
+    registry.connect("b", server())
+    service = registry.world({}).services[REVIEWS]
+    assert [port.number for port in service.ports] == [9080, 9090]
+    assert instances(registry) == (("127.0.0.1", 7001),)
+    assert instances(registry, 9090) == ()
+    assert set(registry.world({}).services) == {REVIEWS}
+
+
+def test_a_withdrawn_registration_leaves_the_service_known() -> None:
+    """A server that is about to end describes its node anew, without ports."""
+    registry = Registry()
+    registry.connect("a", server())
+    registry.connect("a", server(registrations=()))
+    assert REVIEWS in registry.world({}).services
+    assert instances(registry) == ()
+
+
+def test_a_service_entry_takes_the_place_of_a_service_without_instances() -> None:
+    """What is left of a service is not in the way of its successor."""
+    registry = Registry()
+    registry.connect("a", server())
+    registry.disconnect("a")
+    entry = f"""
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: reviews, namespace: default}}
+spec:
+  hosts: [{REVIEWS}]
+  resolution: STATIC
+  ports: [{{number: 9080, name: http, protocol: HTTP}}]
+  endpoints: [{{address: 10.0.0.9}}]
+"""
+    (instance,) = registry.world(read(entry)).services[REVIEWS].instances[9080]
+    assert instance.address == "10.0.0.9"
+
+
 def test_of_different_labels_for_one_address_the_last_announced_counts() -> None:
     """Also when the first announces itself again."""
     registry = Registry()

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.cluster import HOST, Cluster, answers
@@ -91,6 +92,27 @@ def test_a_dead_process_disappears_at_once(cluster: Cluster) -> None:
         eventually(lambda: len(load.names) > 50, "answers")
     assert set(load.names) == {"v2"}
     assert load.failures == []
+
+
+def test_a_service_without_instances_is_no_outsider(cluster: Cluster) -> None:
+    """Calls fail with UH; nothing is sent in plain text to whatever DNS says of the name."""
+    cluster.start_control_plane()
+    port = start_two_versions(cluster)
+    url = f"http://{HOST}:{port}/relay"
+    eventually(lambda: answers(url), "answers")
+    for name in ("httpbin-v1", "httpbin-v2"):
+        cluster.kill(name)
+
+    def no_endpoint() -> bool:
+        response = httpx.get(url, timeout=10)
+        return response.status_code == 502 and "UH" in str(response.json()["notes"])
+
+    eventually(no_endpoint, "no healthy upstream")
+    time.sleep(1.0)  # whatever else the control plane still has to say
+    assert no_endpoint()
+    late = cluster.run_command("late", (sys.executable, str(PROGRAMS / "fetch.py"), "http://httpbin:8000/"))
+    result = subprocess.run(late, env=cluster.env, capture_output=True, text=True, timeout=60, check=True)
+    assert "UH" in str(json.loads(result.stdout)["notes"]), "also for a client that starts now"
 
 
 def test_an_error_in_yaml_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
