@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from meshlib_asgi import MeshMiddleware, MeshProtocol
 
 from bench.scene import SERVER
 from meshlib.runtime.certificates import Certificates, identity_of
+from meshlib_asgi import MeshMiddleware, MeshProtocol
 from tests.support.mesh import LocalMesh
 
 BODY = b'{"id":"0","podname":"reviews-v1","reviews":[{"reviewer":"Reviewer1","text":"%s"}]}' % (b"x" * 128)

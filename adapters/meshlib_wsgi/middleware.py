@@ -21,7 +21,6 @@ from meshlib_wsgi._convert import SEEN, App, Environ, StartResponse, admit_into,
 
 if TYPE_CHECKING:
     from meshlib.runtime.mesh import Mesh
-
     from meshlib.telemetry.records import InboundRecord
 
 _log = logging.getLogger("meshlib.wsgi")

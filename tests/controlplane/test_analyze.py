@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from meshlib_control.analyze import analyze, unreachable
 from meshlib_control.intake import accept
 from meshlib_control.kinds import StringMatch

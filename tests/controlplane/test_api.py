@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from meshlib_control.serve import ControlPlane
 
+from meshlib_control.serve import ControlPlane
 from tests.support.control import REVIEWS_V1, SUBSETS, TYPO, asking, running
 
 

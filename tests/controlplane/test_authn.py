@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from meshlib_control.authn import Administrator, Authenticator
-from meshlib_control.ca import CertificateAuthority, open_authority
-from meshlib_control.tokens import TokenExpired, TokenIssuer, open_issuer
 
 from meshlib.errors import CredentialError
 from meshlib.identity import assertion
 from meshlib.identity.csr import new_request
+from meshlib_control.authn import Administrator, Authenticator
+from meshlib_control.ca import CertificateAuthority, open_authority
+from meshlib_control.tokens import TokenExpired, TokenIssuer, open_issuer
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 

@@ -11,9 +11,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
-from meshlib_control.ca import CertificateAuthority, RequestRejected, open_authority
 
 from meshlib.errors import SettingsError
+from meshlib_control.ca import CertificateAuthority, RequestRejected, open_authority
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 REVIEWS = "spiffe://cluster.local/ns/default/sa/bookinfo-reviews"

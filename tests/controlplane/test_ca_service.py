@@ -14,16 +14,16 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from meshlib.config.messages import message
+from meshlib.identity import assertion
+from meshlib.identity.csr import new_request
 from meshlib_control.authn import Authenticator
 from meshlib_control.ca import CertificateAuthority, open_authority
 from meshlib_control.ca_service import certificate_handler
 from meshlib_control.grpc_listener import RenewedCertificate, listen_grpc, server_credentials
 from meshlib_control.listening import Address
 from meshlib_control.tokens import TokenIssuer, open_issuer
-
-from meshlib.config.messages import message
-from meshlib.identity import assertion
-from meshlib.identity.csr import new_request
 
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 

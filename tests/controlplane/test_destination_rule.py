@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from meshlib_control.model import Node, World
 from meshlib_control.translate.destination_rule import RuleSet, rules_for
-
 from tests.support.worlds import REVIEWS, client, host, server, world
 
 ROOT = "istio-system"

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from meshlib_control import effective, status
 from meshlib_control.intake import accept
 from meshlib_control.kinds import KINDS

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from meshlib_control.sources import files
-from meshlib_control.sources.files import FileSource
 
 from meshlib.errors import SettingsError
+from meshlib_control.sources import files
+from meshlib_control.sources.files import FileSource
 
 
 def route(name: str, weight: int = 1) -> str:

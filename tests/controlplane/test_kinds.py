@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from meshlib_control.kinds import (
     KINDS,
     DestinationRule,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from meshlib_control import names
 from meshlib_control.names import ClusterName
 

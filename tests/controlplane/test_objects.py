@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from meshlib_control import objects, yaml
 from meshlib_control.intake import accept
 from meshlib_control.kinds import PeerAuthentication, VirtualService

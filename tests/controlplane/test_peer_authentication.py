@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from meshlib_control.translate.peer_authentication import PeerRule, peer_rule
 
 from meshlib.config.model import PeerMode
+from meshlib_control.translate.peer_authentication import PeerRule, peer_rule
 from tests.support.worlds import world
 
 ROOT = "istio-system"

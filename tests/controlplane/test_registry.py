@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+
 from meshlib_control.model import Node, Registration
 from meshlib_control.registry import Registry
-
 from tests.support.worlds import host, read, server
 
 REVIEWS = host("reviews")

@@ -14,13 +14,13 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from meshlib_control.current import read_current
-from meshlib_control.errors import CannotStart
-from meshlib_control.serve import ControlPlane
 
 from meshlib.config.messages import message, type_url
 from meshlib.runtime.mesh import Mesh
 from meshlib.runtime.settings import Settings
+from meshlib_control.current import read_current
+from meshlib_control.errors import CannotStart
+from meshlib_control.serve import ControlPlane
 from tests.support.control import REVIEWS_V1, SUBSETS, TYPO, asking, options, running
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"

@@ -3,11 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from meshlib_control import snapshots
 from meshlib_control.model import World
 from meshlib_control.snapshots import Snapshots, view_key
 from meshlib_control.translate.resources import CLUSTER, LISTENER, ROUTE
-
 from tests.support.worlds import client, outbound, server, world
 
 NAME = outbound("reviews")

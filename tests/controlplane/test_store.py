@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from meshlib_control.intake import accept
 from meshlib_control.mistakes import InvalidObject
 from meshlib_control.model import MeshObject, ObjectKey

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
+
 from meshlib_control.model import ObjectKey, Resource
 from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from meshlib_control.xds import subscriptions

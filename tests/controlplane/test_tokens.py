@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey
+
+from meshlib.errors import SettingsError
 from meshlib_control.tokens import (
     MalformedToken,
     TokenExpired,
@@ -23,8 +25,6 @@ from meshlib_control.tokens import (
     open_admin_token,
     open_issuer,
 )
-
-from meshlib.errors import SettingsError
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format
-from meshlib_control.model import Node, Resource, World
-from meshlib_control.names import inbound_name
-from meshlib_control.translate import translate, wildcard_names
-from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
 from meshlib.config.decode import decode
 from meshlib.config.messages import unpack
 from meshlib.config.model import Assignment, Cluster, InboundListener, OutboundListener, RouteConfiguration
 from meshlib.config.subscription import Kind
+from meshlib_control.model import Node, Resource, World
+from meshlib_control.names import inbound_name
+from meshlib_control.translate import translate, wildcard_names
+from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from tests.support.worlds import NETWORKING, client, conformance_data, decoded, outbound, read, server, world
 
 KINDS = {LISTENER: Kind.LISTENER, ROUTE: Kind.ROUTE, CLUSTER: Kind.CLUSTER, ENDPOINT: Kind.ASSIGNMENT}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
+from meshlib.config.messages import message, unpack
+from meshlib.config.model import Locality
 from meshlib_control.model import Registration
 from meshlib_control.names import inbound_name
 from meshlib_control.translate import TYPES, translate, wildcard_names
 from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
-
-from meshlib.config.messages import message, unpack
-from meshlib.config.model import Locality
 from tests.support.worlds import (
     REVIEWS,
     client,

@@ -3,10 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from meshlib_control.model import Node, ObjectKey
 from meshlib_control.translate import translate
 from meshlib_control.translate.resources import ROUTE
-
 from tests.support import worlds
 from tests.support.worlds import client, listener, outbound, read, routes, world
 

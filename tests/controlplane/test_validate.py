@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from meshlib_control import objects, validate, yaml
 from meshlib_control.validate import formats
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from meshlib_control import objects, validate, yaml
 from meshlib_control.kinds import KINDS
 from meshlib_control.mistakes import Mistake

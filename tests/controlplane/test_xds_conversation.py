@@ -8,16 +8,16 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meshlib_control.model import World
-from meshlib_control.names import inbound_name
-from meshlib_control.snapshots import Snapshot
-from meshlib_control.xds.exchange import DeltaRequest, Response, SyncState, Variant
-from meshlib_control.xds.subscriptions import Subscriptions
 
 from meshlib.config.decode import TYPE_URLS, decode
 from meshlib.config.snapshot import Snapshot as Visible
 from meshlib.config.subscription import Ask, Item, Subscription, Update
 from meshlib.errors import ConfigurationError
+from meshlib_control.model import World
+from meshlib_control.names import inbound_name
+from meshlib_control.snapshots import Snapshot
+from meshlib_control.xds.exchange import DeltaRequest, Response, SyncState, Variant
+from meshlib_control.xds.subscriptions import Subscriptions
 from tests.support.worlds import REVIEWS, read, server, world
 
 KINDS = {url: kind for kind, url in TYPE_URLS.items()}

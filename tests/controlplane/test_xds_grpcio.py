@@ -11,9 +11,9 @@ from typing import Any
 
 import grpc
 import pytest
+
 from meshlib_control.registry import Registry
 from meshlib_control.xds.server import SERVER_OPTIONS, DiscoveryService
-
 from tests.support.worlds import read, server
 
 RULES = """

@@ -3,12 +3,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from meshlib_control.model import Node, Registration
-from meshlib_control.xds.node import read_node
 
 from meshlib.config.messages import message
 from meshlib.config.model import Locality
 from meshlib.errors import ConfigurationError
+from meshlib_control.model import Node, Registration
+from meshlib_control.xds.node import read_node
 
 LIBRARY = "library~10.0.0.1~reviews-v1-x7.default~default.svc.cluster.local"
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import grpc
 import pytest
+
+from meshlib.config.messages import message
 from meshlib_control import objects, yaml
 from meshlib_control.model import MeshObject, ObjectKey
 from meshlib_control.registry import Registry
 from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from meshlib_control.xds.exchange import SyncState
 from meshlib_control.xds.server import SERVER_OPTIONS, SERVICE, DiscoveryService
-
-from meshlib.config.messages import message
 
 HOST = "reviews.default.svc.cluster.local"
 ROUTES = f"outbound|9080||{HOST}"

@@ -9,6 +9,7 @@ import pytest
 import yaml as pyyaml
 from hypothesis import given
 from hypothesis import strategies as st
+
 from meshlib_control import yaml
 from meshlib_control.mistakes import InvalidObject, child, item, line_of
 

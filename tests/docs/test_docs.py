@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from meshlib_control.cli.app import COMMANDS
 
 from meshlib.runtime.settings import Settings
+from meshlib_control.cli.app import COMMANDS
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from meshlib_control.tokens import open_issuer
 
+from meshlib_control.tokens import open_issuer
 from tests.support.cluster import Cluster, eventually, free_port
 
 pytestmark = pytest.mark.e2e

@@ -14,12 +14,12 @@ from typing import Any
 
 import httpx
 import httpx2
+import requests
+
 import meshlib_httpx
 import meshlib_httpx.httpx2
-import requests
-from meshlib_requests import MeshAdapter
-
 from meshlib.errors import Sighting
+from meshlib_requests import MeshAdapter
 
 
 @dataclass

@@ -17,7 +17,6 @@ from typing import Any
 
 from meshlib_control.demo import bookinfo
 from meshlib_control.demo.processes import Group
-
 from tests.support.ports import HOST, free_port
 from tests.support.waiting import eventually
 

@@ -11,6 +11,7 @@ from threading import Thread
 from typing import Any
 
 import httpx
+
 from meshlib_control.serve import ControlPlane, ControlPlaneOptions
 
 REVIEWS_V1 = """\

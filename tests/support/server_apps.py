@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import meshlib
 from meshlib_asgi import MeshMiddleware as AsgiMiddleware
 from meshlib_wsgi import MeshMiddleware as WsgiMiddleware
-
-import meshlib
 from tests.support.server_mesh import FolderMesh
 
 MESH: Any = FolderMesh(Path(os.environ["MESH_FOLDER"]))

@@ -18,8 +18,9 @@ def uvicorn(loop: str) -> None:
 
 def werkzeug() -> None:
     import werkzeug as package
-    from meshlib_wsgi import connection, integration
     from werkzeug.serving import make_server
+
+    from meshlib_wsgi import connection, integration
 
     connection.PATIENCE = PATIENCE
     integration.werkzeug(package)

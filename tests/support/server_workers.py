@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from meshlib_asgi import MeshProtocol, MeshWorker
 from meshlib_wsgi import MeshSyncWorker, MeshThreadWorker
-
 from tests.support.server_apps import MESH, PATIENCE
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from meshlib.config.messages import TYPE_PREFIX, message
 from meshlib_control import objects, yaml
 from meshlib_control.model import MeshObject, Node, ObjectKey, Registration, Resource, World
 from meshlib_control.registry import Registry
 from meshlib_control.translate import translate
 from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
-
-from meshlib.config.messages import TYPE_PREFIX, message
 
 CONFORMANCE = Path(__file__).parents[3] / "shared" / "conformance"
 NETWORKING = CONFORMANCE / "istio" / "samples" / "bookinfo" / "networking"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from meshlib_asgi import MeshMiddleware
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -18,6 +17,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 import meshlib
 from meshlib.errors import SettingsError
 from meshlib.facts import Peer
+from meshlib_asgi import MeshMiddleware
 from tests.support.pki import spiffe
 from tests.support.server_folder import mesh_in
 

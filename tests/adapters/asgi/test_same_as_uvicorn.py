@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from meshlib_asgi import MeshProtocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from meshlib_asgi import MeshProtocol
 from tests.support.pki import Authority
 from tests.support.server_folder import mesh_in
 from tests.support.server_thread import serving, talk

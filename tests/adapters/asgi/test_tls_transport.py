@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from meshlib_asgi.tls_transport import TlsTransport, TlsWire
 
 from meshlib.runtime.tls import TlsLayer
+from meshlib_asgi.tls_transport import TlsTransport, TlsWire
 from tests.support.pki import Authority
 
 

@@ -6,8 +6,8 @@ from types import ModuleType
 import httpx
 import httpx2
 import pytest
-from meshlib_httpx import integration
 
+from meshlib_httpx import integration
 from tests.support.mesh import LocalMesh, destination, endpoint
 from tests.support.upstream import Upstream
 

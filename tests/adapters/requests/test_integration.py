@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-from meshlib_requests import MeshAdapter, integration
 
+from meshlib_requests import MeshAdapter, integration
 from tests.support.mesh import LocalMesh, destination, endpoint
 from tests.support.upstream import Upstream
 

@@ -11,10 +11,10 @@ from typing import Any
 from wsgiref.util import FileWrapper, setup_testing_defaults
 
 import pytest
-from meshlib_wsgi import MeshMiddleware
 
 import meshlib
 from meshlib.facts import Peer
+from meshlib_wsgi import MeshMiddleware
 from tests.support.server_folder import mesh_in
 
 

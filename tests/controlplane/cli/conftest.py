@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from meshlib_control.cli import main
 from meshlib_control.serve import ControlPlane
-
 from tests.support.control import in_thread
 
 

@@ -10,10 +10,10 @@ from queue import SimpleQueue
 
 import grpc
 import pytest
-from meshlib_control.serve import ControlPlane
-from meshlib_control.tokens import open_issuer
 
 from meshlib.config.messages import message, type_url
+from meshlib_control.serve import ControlPlane
+from meshlib_control.tokens import open_issuer
 from tests.support.control import REVIEWS_V1, SUBSETS, TYPO
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"

@@ -14,7 +14,6 @@ from typing import Any
 
 import grpc
 import pytest
-from meshlib_control.ca import CertificateAuthority, open_authority
 
 from meshlib.config.decode import TYPE_URLS
 from meshlib.config.messages import message, pack
@@ -23,6 +22,7 @@ from meshlib.errors import CredentialError
 from meshlib.identity import assertion
 from meshlib.runtime.mesh import Mesh
 from meshlib.runtime.settings import Settings
+from meshlib_control.ca import CertificateAuthority, open_authority
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 CA = "/istio.v1.auth.IstioCertificateService/CreateCertificate"

@@ -8,13 +8,13 @@ from typing import Any
 
 import grpc
 import pytest
-from meshlib_control.ca import open_authority
 
 from meshlib.config.messages import message
 from meshlib.errors import ControlPlaneError, CredentialError, IdentityError, MeshError, SettingsError
 from meshlib.runtime.ca import LONGEST_WAIT, CertificateAuthority, Renewal
 from meshlib.runtime.certificates import Certificates, Identity, identity_of
 from meshlib.runtime.credential import Credential
+from meshlib_control.ca import open_authority
 from tests.support.destinations import Clock, Dice
 from tests.support.pki import Authority, spiffe
 

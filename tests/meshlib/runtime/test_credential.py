@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from meshlib_control.ca import CertificateAuthority, open_authority
 
 from meshlib.errors import ControlPlaneError, CredentialError, SettingsError
 from meshlib.identity import assertion
 from meshlib.identity.csr import new_request
 from meshlib.runtime.certificates import Certificates, Identity, identity_of
 from meshlib.runtime.credential import Credential, Shown
+from meshlib_control.ca import CertificateAuthority, open_authority
 from tests.support.destinations import Clock
 from tests.support.pki import spiffe
 

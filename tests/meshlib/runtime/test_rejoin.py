@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from meshlib_control.ca import open_authority
 
 from meshlib.config.snapshot import Destination
 from meshlib.runtime.events import State
 from meshlib.runtime.mesh import Mesh
 from meshlib.runtime.settings import Settings
+from meshlib_control.ca import open_authority
 from tests.support.waiting import becomes
 
 MakeMesh = Callable[..., Mesh]
