@@ -86,7 +86,7 @@ def _within(now: float, leaf: x509.Certificate) -> datetime:
 
 
 def _check_names(leaf: x509.Certificate) -> None:
-    # X.509-SVID 2: exactly one URI. `leaf_from_der` looks at SPIFFE ids only; here another URI beside one is refused too.
+    # X.509-SVID 2: exactly one URI. `leaf_from_der` lets certificates without an identity pass; here there must be one.
     uris = [
         name.value
         for extension in leaf.extensions

@@ -1,6 +1,6 @@
 """What a certificate says about its holder. With `csr`, `chain` and `assertion`, the only place that knows certificates.
 
-Rule 1: an identity is a URI subject alternative name of the scheme `spiffe`, and there is at most one (X.509-SVID 2).
+Rule 1: an identity is a URI subject alternative name of the scheme `spiffe`, and then it is the only URI (X.509-SVID 2).
 Rule 2: nothing here checks signatures: TLS has done so before a certificate arrives here.
 """
 
@@ -31,7 +31,7 @@ class Leaf:
 
 
 def leaf_from_der(der: bytes) -> Leaf:
-    """The facts of a certificate. Raises IdentityError if it cannot be read or names more than one SPIFFE id."""
+    """The facts of a certificate. Raises IdentityError if it cannot be read or names a SPIFFE id beside another URI."""
     try:
         return _facts(x509.load_der_x509_certificate(der))
     except ValueError as error:
@@ -60,7 +60,8 @@ def _spiffe_id(certificate: x509.Certificate) -> str:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return ""
-    ids = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith("spiffe://")]
-    if len(ids) > 1:
-        raise IdentityError(f"the certificate names {len(ids)} SPIFFE ids ({', '.join(ids)}); one is allowed")
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    ids = [uri for uri in uris if uri.startswith("spiffe://")]
+    if ids and len(uris) > 1:
+        raise IdentityError(f"the certificate names {len(uris)} URIs ({', '.join(uris)}); a SPIFFE id must be the only one")
     return ids[0] if ids else ""

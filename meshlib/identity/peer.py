@@ -15,7 +15,7 @@ def peer_from_der(der: bytes, address: str = "") -> Peer:
         address: `ip:port` of the other side.
 
     Raises:
-        IdentityError: the certificate cannot be read or names more than one SPIFFE id.
+        IdentityError: the certificate cannot be read or names a SPIFFE id beside another URI.
     """
     if not der:
         return Peer(address=address)

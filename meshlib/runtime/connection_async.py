@@ -92,7 +92,7 @@ class AsyncConnection(asyncio.Protocol):
         if self._tls is not None:
             while not self._tls.established:
                 await self._wait(None)
-            self.principal = proven_identity(self._tls, self.key.sans)
+            self.principal = proven_identity(self._tls, self.key.sans, f"{self.key.address}:{self.key.port}")
 
     def alive(self) -> bool:
         """Whether an idle connection may be used: a readable one was closed, or says what nobody asked for.

@@ -78,7 +78,7 @@ class SyncConnection:
         self._push(self._tls.start(), limit)
         while not self._tls.established:
             self._receive(limit)
-        self.principal = proven_identity(self._tls, self.key.sans)
+        self.principal = proven_identity(self._tls, self.key.sans, f"{self.key.address}:{self.key.port}")
 
     def alive(self) -> bool:
         """Whether an idle connection may be used: a readable one was closed, or says what nobody asked for."""

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Set
 
-from meshlib.errors import PeerRejected
+from meshlib.identity.peer import verify
 
 _RECORD = 65_536  # OpenSSL hands out one record (16 KiB at most) per call; more room costs nothing
 
@@ -134,22 +133,15 @@ class TlsLayer:
         return bool(self._incoming.pending or self._session.pending())
 
 
-def proven_identity(layer: TlsLayer, allowed: Set[str]) -> str:
+def proven_identity(layer: TlsLayer, allowed: frozenset[str], address: str) -> str:
     """The SPIFFE id that a server proved, before the first byte of a request is encrypted for it.
 
     Args:
         layer: established; its context has verified the chain already.
         allowed: the ids that may answer; empty: any that the trust bundle vouches for.
+        address: `ip:port` of the server, for the message.
 
     Raises:
         PeerRejected: it proved none of them.
     """
-    names = (layer.session.getpeercert() or {}).get("subjectAltName", ())
-    proven = [str(name[1]) for name in names if name[0] == "URI"]
-    fitting = [name for name in proven if name in allowed] if allowed else proven
-    if fitting:
-        return fitting[0]
-    if not allowed:
-        return ""
-    shown = ", ".join(proven) or "no SPIFFE id"
-    raise PeerRejected(f"the peer proved {shown}, but only {', '.join(sorted(allowed))} may answer here")
+    return verify(layer.peer_certificate, allowed, address).spiffe_id

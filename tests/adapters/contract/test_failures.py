@@ -44,7 +44,8 @@ async def test_wrong_identity_is_refused(scene: Scene) -> None:
     scene.configure(sans=[spiffe("ratings")])
     with pytest.raises(scene.caller.errors.connect) as caught:
         await scene.caller.call("POST", f"{REVIEWS}/who", content=b"secret")
-    assert "proved spiffe://cluster.local/ns/default/sa/reviews, but only" in note_of(caught.value)
+    assert "the peer 127.0.0.1:" in note_of(caught.value)
+    assert f"is {spiffe('reviews')}, expected {spiffe('ratings')}" in note_of(caught.value)
     assert scene.upstream.requests == []
 
 

@@ -71,12 +71,13 @@ def test_an_identity_is_compared_whole(authority: Authority) -> None:
         verify(der(authority.issue("reviews-evil")), frozenset({REVIEWS}))
 
 
-def test_two_identities_are_none(authority: Authority) -> None:
-    """A certificate that names two SPIFFE ids breaks X.509-SVID and is refused."""
-    both = der(authority.issue("evil", names=(x509.UniformResourceIdentifier(REVIEWS),)))
-    with pytest.raises(IdentityError, match="2 SPIFFE ids"):
+@pytest.mark.parametrize("other", [REVIEWS, "https://x.org/a"])
+def test_two_identities_are_none(authority: Authority, other: str) -> None:
+    """A certificate that names a SPIFFE id beside another URI breaks X.509-SVID and is refused."""
+    both = der(authority.issue("evil", names=(x509.UniformResourceIdentifier(other),)))
+    with pytest.raises(IdentityError, match="names 2 URIs"):
         peer_from_der(both)
-    with pytest.raises(PeerRejected, match="2 SPIFFE ids"):
+    with pytest.raises(PeerRejected, match="names 2 URIs"):
         verify(both, frozenset({REVIEWS}))
 
 
