@@ -111,7 +111,7 @@ class RetryPolicy:
         per_try_timeout: seconds for each try; None leaves only the route's timeout.
         status_codes: what `retriable-status-codes` means here.
         retriable_headers: response headers of which one must match for `retriable-headers`.
-        backoff_base, backoff_max: seconds; a wait is uniform in [0, min(max, (2^n - 1) * base)].
+        backoff_base, backoff_max: seconds; a wait is uniform in [0, min(max, base * 2^(n-1))) before try n + 1.
         avoid_previous_hosts: pick another endpoint than those tried, up to `host_selection_attempts` picks.
     """
 
