@@ -331,3 +331,10 @@ def test_opentelemetry_may_load_us() -> None:
             subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True).stdout
             == said
         )
+
+
+def test_below_opentelemetry_instrument_modules_are_patched(run: Run) -> None:
+    """Its sitecustomize hides ours, and calls us by the entry point after its own instrumentors."""
+    code = "import sys, waiter; print(waiter.serve(), 'opentelemetry.instrumentation.auto_instrumentation' in sys.modules)"
+    result = run("opentelemetry-instrument", "python", "-c", code, OTEL_SDK_DISABLED="true")
+    assert result.stdout == "meshed True\n", result.stderr
