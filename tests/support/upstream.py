@@ -80,25 +80,34 @@ class Upstream:
 
     async def _serve(self) -> None:
         self._stopped = asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, ssl=self.context)
+        server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, ssl=self.context)
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         await self._stopped.wait()
+        for _ in range(4):  # connections come as far as their handshake: one that asyncio accepts after `close` is never closed
+            await asyncio.sleep(0)
         server.close()
-        await asyncio.sleep(0.01)  # connections that are just being accepted are closed below, too
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_tasks()
         for writer in self._writers:  # also those that wait for the peer's half of TLS's goodbye
             writer.transport.abort()
-        await asyncio.sleep(0.01)
+        await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _end_tasks(self) -> None:
+        """Ours, and asyncio's own that accept a connection: cancelled, they close what is still shaking hands."""
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Not a coroutine: a task that is cancelled before its first step would never have known the connection.
         self.connections += 1
         self._writers.add(writer)
-        task = asyncio.current_task()
-        assert task is not None
+        task = self._loop.create_task(self._connection(reader, writer))
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while await self._exchange(reader, writer):
                 pass
