@@ -84,7 +84,7 @@ class Upstream:
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         await self._stopped.wait()
-        for _ in range(4):  # connections come as far as their handshake: one that asyncio accepts after `close` is never closed
+        for _ in range(4):  # connections come as far as their handshake: what asyncio accepts after `close` is never closed
             await asyncio.sleep(0)
         server.close()
         await self._end_tasks()
