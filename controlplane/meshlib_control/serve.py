@@ -31,7 +31,7 @@ from .current import Current
 from .desk import Desk
 from .errors import CannotStart
 from .explaining import asking_node, explain_request, question
-from .grpc_listener import RenewedCertificate, listen_grpc, server_credentials
+from .grpc_listener import RenewedCertificate, listen_for_certificates, listen_grpc, server_credentials
 from .http_listener import ApiServer
 from .inventory import open_inventory
 from .issued import IssuedCertificates
@@ -56,6 +56,7 @@ class ControlPlaneOptions:
         data: keys, tokens, objects.
         config: a folder of YAML that is watched; None: no folder.
         xds_address, api_address: `HOST:PORT`; port 0 takes any free one.
+        xds_mtls_address: where clients join that show a certificate instead of a token; empty: the port after the xDS port.
         server_names: further names for the server's certificate.
         quiet, longest: debounce of pushes, seconds.
     """
@@ -65,6 +66,7 @@ class ControlPlaneOptions:
     config: Path | None = None
     xds_address: str = "127.0.0.1:15012"
     api_address: str = "127.0.0.1:15014"
+    xds_mtls_address: str = ""
     server_names: tuple[str, ...] = ()
     trust_domain: str = "cluster.local"
     quiet: float = 0.1
@@ -102,12 +104,13 @@ class ControlPlane:
         options: how it is run.
         clock: the time of day, UTC.
 
-    `xds` and `api` are the addresses it really listens on, known after `start`.
+    `xds`, `xds_mtls` and `api` are the addresses it really listens on, known after `start`; `xds_mtls` may be None.
     """
 
     def __init__(self, options: ControlPlaneOptions, clock: Callable[[], datetime] = utc_now) -> None:
         self.options = options
         self.xds = parse_address(options.xds_address, "--xds-address")
+        self.xds_mtls: Address | None = None
         self.api = parse_address(options.api_address, "--api-address")
         self._clock = clock
         self._closing = contextlib.AsyncExitStack()
@@ -134,6 +137,7 @@ class ControlPlane:
             token_file=str(self.options.data.absolute() / ADMIN_FILE),
             root_cert=str(self.options.data.absolute() / CERTIFICATE_FILE),
             xds=str(self.xds),
+            xds_mtls=str(self.xds_mtls or ""),
         )
 
     async def _start(self, started: contextlib.AsyncExitStack) -> None:
@@ -168,7 +172,11 @@ class ControlPlane:
         # Both ports are bound before either is served: a taken one leaves nothing behind.
         listener = started.enter_context(contextlib.closing(listen(self.api, "--api-address")))
         handlers = [discovery.handler(), certificate_handler(authority, authenticator, self._clock, issued)]
+        wanted = self.xds.port
         server, self.xds = listen_grpc(self.xds, server_credentials(certificate), handlers)
+        self.xds_mtls = listen_for_certificates(
+            server, options.xds_mtls_address, self.xds, wanted, server_credentials(certificate, authority.root_pem)
+        )
         self.api = Address(self.api.host, listener.getsockname()[1])
 
         discovery.start()
@@ -184,7 +192,8 @@ class ControlPlane:
         started.enter_context(_announced(options.home, self.current))
 
     def _names(self) -> list[str]:
-        hosts = [self.xds.host, self.api.host, socket.gethostname(), *self.options.server_names]
+        certified = self.options.xds_mtls_address.rpartition(":")[0].strip("[]")
+        hosts = [self.xds.host, self.api.host, certified, socket.gethostname(), *self.options.server_names]
         return [host for host in hosts if host not in ("0.0.0.0", "::", "")]  # noqa: S104  not listened on here
 
 
