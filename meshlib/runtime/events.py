@@ -19,10 +19,12 @@ class Announcement:
     Args:
         address: the IP address under which others reach us.
         target_port: where we listen; 0: we serve nothing, or not yet.
+        protocol: what we speak there; empty: what the settings say.
     """
 
     address: str
     target_port: int = 0
+    protocol: str = ""
 
     @property
     def inbound_name(self) -> str:

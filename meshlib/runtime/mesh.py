@@ -202,17 +202,18 @@ class Mesh:
         if parts is not None:
             parts.stop()
 
-    def serve(self, port: int, address: str = "") -> None:
+    def serve(self, port: int, address: str = "", protocol: str = "") -> None:
         """Announce that a server of ours listens. A later call replaces an earlier one.
 
         Args:
             port: where it listens; others are told this port, unless MESHLIB_TARGET_PORT says which one counts.
             address: where it listens; what cannot be reached from elsewhere (`0.0.0.0`) is replaced by our own address.
+            protocol: what it speaks, where the adapter knows better than the settings: `grpc`.
         """
         if not self.settings.enabled or self.settings.target_port not in (0, port):
             return
         control = self._started()
-        announcement = Announcement(self._reachable(address, control), port)
+        announcement = Announcement(self._reachable(address, control), port, protocol)
         if announcement != self._served:
             self._served = announcement
             control.serve(announcement)
