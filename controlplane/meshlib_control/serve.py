@@ -148,7 +148,8 @@ class ControlPlane:
         administrator = Administrator(open_admin_token(options.data))
         authenticator = Authenticator(issuer, options.trust_domain, self._clock)
         inventory = started.enter_context(open_inventory(options.data, options.config))
-        registry, issued = Registry(trust_domain=options.trust_domain), IssuedCertificates()
+        registry = Registry(trust_domain=options.trust_domain, roots=authority.root_pem.decode())
+        issued = IssuedCertificates()
         certificate = RenewedCertificate(authority, self._names(), self._clock)
 
         discovery = DiscoveryService(

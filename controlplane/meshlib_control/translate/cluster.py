@@ -14,6 +14,8 @@ from meshlib_control.translate import tls
 from meshlib_control.translate.build import ADS, duration, origin_metadata, resource, struct
 from meshlib_control.translate.destination_rule import Policy, RuleSet, rules_for
 from meshlib_control.translate.endpoint_group import load_assignment
+from meshlib_control.translate.envoy import clusters as envoy
+from meshlib_control.translate.envoy import tls as envoy_tls
 from meshlib_control.translate.scope import selects, service_visible
 
 CONNECT_TIMEOUT = 10.0  # seconds; Istio's default
@@ -57,6 +59,11 @@ class Target:
             return _SPOKEN.get(spoken.mode, Security.REFUSED)
         inside = not self.service.external and self.service.resolution is Resolution.STATIC
         return Security.AUTOMATIC if inside else Security.PLAIN
+
+    @property
+    def protocol(self) -> str:
+        """What the port speaks, in lower case."""
+        return next(port.protocol for port in self.service.ports if port.number == self.name.port)
 
     @property
     def discovery(self) -> str:
@@ -114,6 +121,7 @@ def cluster(world: World, node: Node, name: str) -> Resource | None:
         metadata=_metadata(found),
         **_discovery(found, node),
         **_transport(world, node, found),
+        **_limits(node, found),
     )
     return resource(name, body, found.sources)
 
@@ -149,7 +157,7 @@ def _transport(world: World, node: Node, found: Target) -> dict[str, Any]:
         return {"transport_socket": tls.upstream_socket(found.name, peers, grpc=True)} if security is Security.MUTUAL else {}
     if security is Security.PLAIN:
         return {}
-    secured = tls.upstream_socket(found.name, _peers(world, found))
+    secured = _secured(node, found, _peers(world, found))
     return {
         "transport_socket_matches": [
             {
@@ -159,6 +167,22 @@ def _transport(world: World, node: Node, found: Target) -> dict[str, Any]:
             },
             {"name": "tlsMode-disabled", "match": {}, "transport_socket": tls.raw_socket()},
         ]
+    }
+
+
+def _secured(node: Node, found: Target, peers: set[str]) -> dict[str, Any]:
+    if node.kind == "envoy":
+        return envoy_tls.upstream_socket(node, found.name, peers, http2=found.protocol in envoy.HTTP2_PROTOCOLS)
+    return tls.upstream_socket(found.name, peers)
+
+
+def _limits(node: Node, found: Target) -> dict[str, Any]:
+    """What other clients do by themselves: no limits on what is under way, and the port's own HTTP version."""
+    if node.kind != "envoy":
+        return {}
+    return {
+        "circuit_breakers": envoy.circuit_breakers(),
+        "typed_extension_protocol_options": envoy.protocol_options(found.protocol),
     }
 
 

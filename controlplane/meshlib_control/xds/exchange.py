@@ -8,11 +8,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Protocol
 
-from meshlib.config.messages import type_url
 from meshlib_control.model import ObjectKey, Resource
-from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
-
-SECRET = type_url("envoy.extensions.transport_sockets.tls.v3.Secret")
+from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 
 # What a resource refers to goes first (Istio: PushOrder). Types not listed follow in alphabetical order.
 PUSH_ORDER = (CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET)
@@ -69,6 +66,12 @@ class View(Protocol):
     @property
     def revision(self) -> int:
         """Differs whenever a resource may differ."""
+
+    def changed_since(self, revision: int, type_url: str) -> Collection[str] | None:
+        """The names that may differ from what they were at a revision; None: any may.
+
+        A `*` among them: the wildcard of the type may mean other names.
+        """
 
     def resource(self, type_url: str, name: str) -> Resource | None:
         """A resource; None if it does not exist for this node."""
