@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from meshlib.config.model import HeaderMatch, MatchKind, Pattern, QueryMatch, RouteMatch, StringMatch
+from meshlib.facts import ascii_lower
 from meshlib.errors import ConfigurationError
 
 _UNSUPPORTED = ("runtime_fraction", "grpc", "tls_context")
@@ -122,8 +122,9 @@ def _string(matcher: Any, place: str) -> StringMatch:
 
 
 def _plain(kind: MatchKind, value: str, ignore_case: bool) -> StringMatch:
-    match = StringMatch(kind, value, ignore_case)
-    return replace(match, value=value.lower()) if ignore_case else match
+    # Envoy compares bytes: what was written in UTF-8 becomes the latin-1 text in which facts hold the bytes of a request.
+    text = value if value.isascii() else value.encode().decode("latin-1")
+    return StringMatch(kind, ascii_lower(text) if ignore_case else text, ignore_case)
 
 
 def _regex(text: str, place: str) -> StringMatch:

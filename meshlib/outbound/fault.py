@@ -50,9 +50,9 @@ def answer(abort: Abort, request: Request) -> tuple[int, Headers, bytes]:
     Envoy answers 200 when only a gRPC status is set; a gRPC caller finds that status in the headers and no body.
     """
     if abort.grpc_status is None:
-        return abort.http_status, _text_headers(BODY), BODY
+        return abort.http_status, *_text(request)
     if not (request.header("content-type") or "").startswith("application/grpc"):
-        return 200, _text_headers(BODY), BODY
+        return 200, *_text(request)
     return (
         200,
         (("content-type", "application/grpc"), ("grpc-status", str(abort.grpc_status)), ("grpc-message", BODY.decode())),
@@ -60,5 +60,6 @@ def answer(abort: Abort, request: Request) -> tuple[int, Headers, bytes]:
     )
 
 
-def _text_headers(body: bytes) -> Headers:
-    return (("content-length", str(len(body))), ("content-type", "text/plain"))
+def _text(request: Request) -> tuple[Headers, bytes]:
+    headers = (("content-length", str(len(BODY))), ("content-type", "text/plain"))
+    return headers, b"" if request.method == "HEAD" else BODY

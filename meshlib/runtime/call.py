@@ -312,11 +312,17 @@ def replied(call: Call, reply: LocalReply) -> tuple[ResponseHead, Sighting]:
     route = reply.route.name if reply.route else ""
     call.record.end(
         call.record.event(
-            status=reply.status, route=route, attempts=0, flags=reply.flag, detail=reply.detail, bytes_sent=len(reply.body)
+            status=reply.status,
+            cluster=reply.cluster,
+            route=route,
+            attempts=0,
+            flags=reply.flag or "-",
+            detail=reply.detail,
+            bytes_sent=len(reply.body),
         )
     )
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
-    sighting = Sighting(call.request.authority, route, flag=reply.flag, detail=reply.detail)
+    sighting = Sighting(call.request.authority, route, reply.cluster, flag=reply.flag, detail=reply.detail)
     reason = HTTPStatus(reply.status).phrase if reply.status in _KNOWN else ""
     return ResponseHead(reply.status, reason.encode("ascii"), headers, "1.1"), sighting
 
