@@ -6,8 +6,8 @@ from functools import lru_cache
 from typing import Any
 
 from meshlib.config.model import HeaderMatch, MatchKind, Pattern, QueryMatch, RouteMatch, StringMatch
-from meshlib.facts import ascii_lower
 from meshlib.errors import ConfigurationError
+from meshlib.facts import ascii_lower
 
 _UNSUPPORTED = ("runtime_fraction", "grpc", "tls_context")
 

@@ -5,8 +5,8 @@ canonicalizer (url_canon_path.cc):
 
 Rule 1: `.` and `..` segments are resolved, written plainly or as %2e; nothing climbs above the root.
 Rule 2: a backslash is a slash. Several slashes stay several.
-Rule 3: escaped letters, digits, `-`, `.`, `_` and `~` are written plainly; other escapes stay as they are; what may not stand in
-a path is escaped.
+Rule 3: escaped letters, digits, `-`, `.`, `_` and `~` are written plainly; other escapes stay as they are; what may not stand
+in a path is escaped.
 Rule 4: a percent sign that opens no escape stays, unless unescaping what follows would make it open one: then it is escaped.
 Rule 5: %00 is refused. A fragment never leaves (Istio switches Envoy's refusal off).
 Rule 6: the query is left alone.
