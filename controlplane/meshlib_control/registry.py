@@ -1,7 +1,7 @@
 """Who is there: connected instances and declared services become the services of a `World`.
 
-Rule 1: the xDS stream is the lease. A node exists while at least one of its streams does; after a restart of the control plane,
-        nodes known from before it exist a while longer, until they are back (`remember`).
+Rule 1: the xDS stream is the lease. A node exists while at least one of its streams does; after a restart of the control
+        plane, nodes known from before it exist a while longer, until they are back (`remember`).
 Rule 2: a registered service beats a ServiceEntry for the same host and port; an older ServiceEntry beats a newer one.
 Rule 3: what did not change is the same object in the next world.
 """
@@ -57,8 +57,7 @@ class Registry:
             before = self._streams.pop(stream_id, None)
             self._streams[stream_id] = node
             former = self._remembered.pop(_REMEMBERED + node.id, None)
-            if before != node:
-                self._replace(stream_id, before, node)
+            self._replace(stream_id, before, node)
             if former is not None:
                 self._replace(_REMEMBERED + node.id, former, None)
         if before != node and (node.registrations or (before and before.registrations)):

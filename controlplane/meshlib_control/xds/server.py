@@ -18,7 +18,7 @@ import grpc
 from meshlib.errors import ConfigurationError
 from meshlib_control.model import Node, World
 from meshlib_control.registry import Registry
-from meshlib_control.snapshots import Snapshots
+from meshlib_control.snapshots import Snapshots, places
 from meshlib_control.xds.debounce import Debounce
 from meshlib_control.xds.exchange import SyncState, TypeStatus, Variant
 from meshlib_control.xds.node import Caller, read_node
@@ -41,6 +41,8 @@ SERVER_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 """What a grpc.aio server that carries this service needs."""
+
+_PLACES: Final = 10_000  # remembered before the first look at which of them are still followed
 
 Authenticate = Callable[[Any], Awaitable[Caller]]
 
@@ -114,6 +116,7 @@ class DiscoveryService:
         self._certificate_expires = certificate_expires
         self._pace = (quiet, longest)
         self._snapshots = Snapshots()
+        self._tidy_at = _PLACES
         self._streams: dict[str, _Stream] = {}
         self._ids = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -170,8 +173,18 @@ class DiscoveryService:
 
     def _publish(self) -> None:
         self._snapshots.publish(self._objects_world())
+        current = self._snapshots.current
         for stream in self._streams.values():
-            stream.wake.set()
+            if stream.node is not None and stream.table.due(current.view(stream.node)):
+                stream.wake.set()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Forget what was made for names that nobody follows any more, once there is much of it."""
+        if self._snapshots.size > self._tidy_at:
+            followed = (entry for stream in self._streams.values() for entry in stream.table.followed)
+            self._snapshots.forget_all_but({place for type_url, names in followed for place in places(type_url, names)})
+            self._tidy_at = 2 * self._snapshots.size + _PLACES
 
     async def _state_of_the_world(self, requests: AsyncIterator[bytes], context: Any) -> None:
         await self._serve(Variant.STATE_OF_THE_WORLD, requests, context)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from meshlib_control.model import ObjectKey, Resource
@@ -72,11 +72,30 @@ class _Subscription:
     rejected: dict[str, tuple[ObjectKey, ...]] = field(default_factory=dict)
     open: OrderedDict[str, tuple[str, Sources]] = field(default_factory=OrderedDict)
 
-    def wanted(self, view: View) -> list[str]:
-        return sorted({*self.names, *view.names(self.type_url)} if self.wildcard else self.names)
+    def wanted(self, view: View) -> set[str]:
+        return {*self.names, *view.names(self.type_url)} if self.wildcard else self.names
 
     def due(self, view: View) -> bool:
-        return self.answer or bool(self.repeat) or self.revision != view.revision
+        """Whether there may be something to send; if not, the subscription is at the view's revision."""
+        if self.answer or self.repeat:
+            return True
+        if self.revision == view.revision:
+            return False
+        suspects = self.suspects(view)
+        if suspects is not None and not suspects:
+            self.revision = view.revision
+            return False
+        return True
+
+    def suspects(self, view: View) -> set[str] | None:
+        """Wanted or held names whose resources may differ from what was sent; None: any may."""
+        if self.answer:
+            return None
+        changed = view.changed_since(self.revision, self.type_url)
+        if changed is None or (self.wildcard and _WILDCARD in changed):
+            return None
+        mine = self.wanted(view) | self.sent.keys() if changed and self.wildcard else self.names
+        return mine.intersection(changed) | self.repeat
 
     def subscribe(self, names: Iterable[str]) -> None:
         wanted = set(names)
@@ -188,6 +207,17 @@ class Subscriptions:
                 return response
         return None
 
+    def due(self, view: View) -> bool:
+        """Whether there may be something to send for this view. Cheap: most changes concern few streams."""
+        states = [subscription.due(view) for subscription in self._types.values()]  # all are brought to the view's revision
+        return any(states)
+
+    @property
+    def followed(self) -> Iterator[tuple[str, Collection[str]]]:
+        """For each type, the names that the client wants or holds."""
+        for subscription in self._types.values():
+            yield subscription.type_url, subscription.names | subscription.sent.keys()
+
     def status(self) -> tuple[TypeStatus, ...]:
         """A row for each type of the stream, in push order."""
         return tuple(subscription.status() for subscription in self._in_push_order())
@@ -252,15 +282,19 @@ class _Update:
 
 
 def _update(variant: Variant, subscription: _Subscription, view: View) -> _Update:
-    lookup = ((name, view.resource(subscription.type_url, name)) for name in subscription.wanted(view))
+    suspects = subscription.suspects(view)
+    full_state = variant is Variant.STATE_OF_THE_WORLD and subscription.type_url in _FULL_STATE
+    looked_up = subscription.wanted(view) if suspects is None or full_state else suspects
+    lookup = ((name, view.resource(subscription.type_url, name)) for name in sorted(looked_up))
     found = {name: resource for name, resource in lookup if resource is not None}
-    gone = frozenset(subscription.sent.keys() - found.keys())
+    settled = subscription.sent.keys() if looked_up is not suspects else suspects & subscription.sent.keys()
+    gone = frozenset(settled - found.keys())
     changed = [
         resource
         for name, resource in found.items()
         if name in subscription.repeat or subscription.sent.get(name) != resource.version
     ]
-    if variant is Variant.STATE_OF_THE_WORLD and subscription.type_url in _FULL_STATE:
+    if full_state:
         needed = bool(changed or gone or subscription.answer)
         names = frozenset(resource.name for resource in changed)
         send = tuple(found.values()) if needed else ()
@@ -269,15 +303,15 @@ def _update(variant: Variant, subscription: _Subscription, view: View) -> _Updat
     return _Update(
         send=fitting,
         changed=frozenset(resource.name for resource in fitting),
-        removed=_removed(subscription, found.keys(), gone) if variant is Variant.DELTA else (),
+        removed=_removed(subscription, looked_up - found.keys(), gone) if variant is Variant.DELTA else (),
         gone=gone,
         complete=len(fitting) == len(changed),
         answer=subscription.answer,
     )
 
 
-def _removed(subscription: _Subscription, found: Collection[str], gone: Collection[str]) -> tuple[str, ...]:
-    never_told = subscription.names - set(found) - subscription.told_absent
+def _removed(subscription: _Subscription, missing: set[str], gone: Collection[str]) -> tuple[str, ...]:
+    never_told = (subscription.names & missing) - subscription.told_absent
     return tuple(sorted({*gone, *never_told}))
 
 
