@@ -26,6 +26,7 @@ from meshlib.errors import SettingsError
 from meshlib.runtime.settings import Settings
 
 from . import _native_bootstrap
+from ._native_guard import Guard
 
 FIRST_CERTIFICATE = 10.0
 """Seconds to wait for the first certificate."""
@@ -97,7 +98,6 @@ def server(
     handlers: Sequence[grpc.GenericRpcHandler] | None = None,
     interceptors: Sequence[Any] | None = None,
     options: Options | None = None,
-    maximum_concurrent_rpcs: int | None = None,
     compression: grpc.Compression | None = None,
 ) -> grpc.Server:
     """A server with one port that the control plane describes: mutual TLS where it says STRICT, plain text elsewhere.
@@ -108,7 +108,8 @@ def server(
     Args:
         address: `0.0.0.0:9080`; the port must be given, because the control plane is asked for it by name.
         mesh: default: the process's.
-        thread_pool, handlers, interceptors, options, maximum_concurrent_rpcs, compression: of `grpc.server`.
+        thread_pool, handlers, interceptors, options, compression: of `grpc.server`. Its limit of concurrent calls is
+            missing on purpose (`_native_guard`): the size of the thread pool is one.
 
     Raises:
         SettingsError: no port is given; or grpcio did not find the bootstrap, and would serve without any policy.
@@ -117,7 +118,7 @@ def server(
     port = _port(address)
     settings = _settings(mesh)
     prepare(mesh, serves=port)
-    arguments = (thread_pool, handlers, interceptors, options, maximum_concurrent_rpcs, compression)
+    arguments = (thread_pool, handlers, (Guard(), *(interceptors or ())), options, None, compression)
     if not settings.enabled:
         plain = grpc.server(*arguments)
         plain.add_insecure_port(address)
