@@ -107,3 +107,34 @@ class TypeStatus:
     error: str = ""
     rejected: tuple[str, ...] = ()
     objects: tuple[ObjectKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name that a client wants or holds, for `pc`.
+
+    Args:
+        sent: version of what it was sent last; empty: nothing, or it was taken away.
+        accepted: what it acknowledged last; None: nothing, or before it reconnected.
+        wanted: what it should have; None: there is no such resource.
+        unanswered: a response about it was not answered yet.
+        error: why it was rejected; `objects` are those it was made from.
+    """
+
+    name: str
+    sent: str
+    accepted: Resource | None
+    wanted: Resource | None
+    unanswered: bool = False
+    error: str = ""
+    objects: tuple[ObjectKey, ...] = ()
+
+    @property
+    def state(self) -> SyncState:
+        """How far the client is with it."""
+        if self.error:
+            return SyncState.NACK
+        wanted = self.wanted.version if self.wanted else ""
+        if self.unanswered or self.sent != wanted:
+            return SyncState.STALE
+        return SyncState.SYNCED if wanted else SyncState.NOT_SENT

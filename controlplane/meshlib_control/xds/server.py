@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from meshlib_control.model import Node, World
 from meshlib_control.registry import Registry
 from meshlib_control.snapshots import Snapshots, places
 from meshlib_control.xds.debounce import Debounce
-from meshlib_control.xds.exchange import SyncState, TypeStatus, Variant
+from meshlib_control.xds.exchange import Entry, SyncState, TypeStatus, Variant
 from meshlib_control.xds.node import Caller, read_node
 from meshlib_control.xds.subscriptions import Subscriptions
 from meshlib_control.xds.wire import Request, read_request, write_response
@@ -73,6 +73,21 @@ class ProxyStatus:
         order = (SyncState.NACK, SyncState.STALE, SyncState.NOT_SENT)
         states = {entry.state for entry in self.types}
         return next((state for state in order if state in states), SyncState.SYNCED)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What one stream was sent and should have.
+
+    Args:
+        connected_since: seconds since the epoch.
+        entries: by type_url.
+    """
+
+    node: Node
+    variant: Variant
+    connected_since: float
+    entries: Mapping[str, tuple[Entry, ...]]
 
 
 class _Stream:
@@ -170,6 +185,21 @@ class DiscoveryService:
             if stream.node is not None
         ]
         return sorted(rows, key=lambda row: row.node.id)
+
+    @property
+    def changing(self) -> bool:
+        """Whether a change waits to be published."""
+        return self._debounce is not None and self._debounce.pending
+
+    def configurations(self, chosen: Callable[[Node], bool]) -> list[Configuration]:
+        """What each stream of the chosen nodes was sent and should have, by node id."""
+        current = self._snapshots.current
+        found = [
+            Configuration(stream.node, stream.variant, stream.since, stream.table.entries(current.view(stream.node)))
+            for stream in self._streams.values()
+            if stream.node is not None and chosen(stream.node)
+        ]
+        return sorted(found, key=lambda one: (one.node.id, one.connected_since))
 
     def _publish(self) -> None:
         self._snapshots.publish(self._objects_world())

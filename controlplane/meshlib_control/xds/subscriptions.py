@@ -24,6 +24,7 @@ from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER
 from .exchange import (
     PUSH_ORDER,
     DeltaRequest,
+    Entry,
     Response,
     StateRequest,
     SyncState,
@@ -40,7 +41,8 @@ OPEN_RESPONSES = 32
 _WILDCARD = "*"
 _FULL_STATE = frozenset({LISTENER, CLUSTER})
 
-Sources = Mapping[str, tuple[ObjectKey, ...]]
+Touched = Mapping[str, Resource | None]
+"""What a response was about: the resources by name; None: it told that there is none."""
 
 
 @dataclass(slots=True)
@@ -53,7 +55,8 @@ class _Subscription:
         told_absent: names it was told do not exist (delta).
         repeat: names to send even if the version is the same.
         answer: the client waits for a response, even an empty one.
-        open: nonce -> (response version, name -> source objects) of responses not answered yet.
+        open: nonce -> (response version, resources) of responses not answered yet.
+        accepted: what the client acknowledged last, by name; it may hold more since before a reconnect (delta).
     """
 
     type_url: str
@@ -70,7 +73,8 @@ class _Subscription:
     acked: str = ""
     error: str = ""
     rejected: dict[str, tuple[ObjectKey, ...]] = field(default_factory=dict)
-    open: OrderedDict[str, tuple[str, Sources]] = field(default_factory=OrderedDict)
+    open: OrderedDict[str, tuple[str, Touched]] = field(default_factory=OrderedDict)
+    accepted: dict[str, Resource] = field(default_factory=dict)
 
     def wanted(self, view: View) -> set[str]:
         return {*self.names, *view.names(self.type_url)} if self.wildcard else self.names
@@ -116,12 +120,13 @@ class _Subscription:
         """Note that the client does not hold these any more."""
         for name in list(names):
             self.sent.pop(name, None)
+            self.accepted.pop(name, None)
             self.forget_rejected([name])
 
     def hold(self, response: Response) -> None:
         """Note what went out."""
-        touched = {resource.name: resource.sources for resource in response.resources}
-        touched.update((name, ()) for name in response.removed)
+        touched: dict[str, Resource | None] = {resource.name: resource for resource in response.resources}
+        touched.update(dict.fromkeys(response.removed))
         self.nonce, self.version, self.answer = response.nonce, response.version, False
         self.open[response.nonce] = (response.version, touched)
         while len(self.open) > OPEN_RESPONSES:
@@ -134,11 +139,12 @@ class _Subscription:
             if opened == nonce:
                 self._judge(version, touched, error)
 
-    def _judge(self, version: str, touched: Sources, error: str | None) -> None:
+    def _judge(self, version: str, touched: Touched, error: str | None) -> None:
         if error is not None:
             self.error, self.rejected = error, _blamed(touched, error)
             return
         self.acked = version
+        self.accepted.update((name, resource) for name, resource in touched.items() if resource and name in self.sent)
         # Accepting one resource does not heal another.
         self.forget_rejected(touched)
 
@@ -160,6 +166,20 @@ class _Subscription:
             objects=tuple(sorted({key for keys in self.rejected.values() for key in keys})),
         )
 
+    def entries(self, view: View) -> Iterator[Entry]:
+        """Every name that the client wants or holds, with what it acknowledged and what the view holds for it."""
+        unanswered = {name for _, touched in self.open.values() for name in touched}
+        for name in sorted({*self.wanted(view), *self.sent}):
+            yield Entry(
+                name=name,
+                sent=self.sent.get(name, ""),
+                accepted=self.accepted.get(name),
+                wanted=view.resource(self.type_url, name),
+                unanswered=name in unanswered,
+                error=self.error if name in self.rejected else "",
+                objects=self.rejected.get(name, ()),
+            )
+
     def _state(self) -> SyncState:
         if self.error:
             return SyncState.NACK
@@ -168,10 +188,10 @@ class _Subscription:
         return SyncState.SYNCED if self.nonce else SyncState.NOT_SENT
 
 
-def _blamed(touched: Sources, error: str) -> dict[str, tuple[ObjectKey, ...]]:
-    """The resources of a rejected response that the error text names; all of them if it names none."""
-    named = {name: sources for name, sources in touched.items() if _mentions(error, name)}
-    return named or dict(touched)
+def _blamed(touched: Touched, error: str) -> dict[str, tuple[ObjectKey, ...]]:
+    """The resources of a rejected response that the error text names; all of them if it names none. With their objects."""
+    sources = {name: resource.sources if resource else () for name, resource in touched.items()}
+    return {name: keys for name, keys in sources.items() if _mentions(error, name)} or sources
 
 
 def _mentions(text: str, name: str) -> bool:
@@ -221,6 +241,10 @@ class Subscriptions:
     def status(self) -> tuple[TypeStatus, ...]:
         """A row for each type of the stream, in push order."""
         return tuple(subscription.status() for subscription in self._in_push_order())
+
+    def entries(self, view: View) -> Mapping[str, tuple[Entry, ...]]:
+        """For each type of the stream, in push order, what the client wants or holds."""
+        return {one.type_url: tuple(one.entries(view)) for one in self._in_push_order()}
 
     def _in_push_order(self) -> list[_Subscription]:
         rank = {url: place for place, url in enumerate(PUSH_ORDER)}
