@@ -26,8 +26,8 @@ from typing import Any
 
 import httpx
 
-from bench.streams import ENDPOINT, PORT, ROUTE, Crowd, Member, Stream
 from tests.support.cluster import HOST, Cluster
+from tests.support.streams import ENDPOINT, PORT, ROUTE, Crowd, Member, Stream
 
 COMMON = "common"
 ACCOUNTS = 50

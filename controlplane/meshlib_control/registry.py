@@ -19,8 +19,6 @@ from meshlib_control.index import IndexedWorld, indexed
 from meshlib_control.model import MeshObject, Node, ObjectKey, Service, World
 from meshlib_control.translate.service_entry import declared_services
 
-_REMEMBERED = "remembered "  # how the streams of a former life are named
-
 
 class Registry:
     """Connected nodes, and the worlds made of them. Safe to call from several threads.
@@ -56,10 +54,8 @@ class Registry:
         with self._lock:
             before = self._streams.pop(stream_id, None)
             self._streams[stream_id] = node
-            former = self._remembered.pop(_REMEMBERED + node.id, None)
             self._replace(stream_id, before, node)
-            if former is not None:
-                self._replace(_REMEMBERED + node.id, former, None)
+            self._replace(_former(node), self._remembered.pop(_former(node), None), None)
         if before != node and (node.registrations or (before and before.registrations)):
             self._notify()
 
@@ -75,9 +71,8 @@ class Registry:
         """Nodes known from before a restart: they count as connected until they are, or until `forget_remembered`."""
         with self._lock:
             for node in nodes:
-                stream_id = _REMEMBERED + node.id
-                self._replace(stream_id, self._remembered.get(stream_id), node)
-                self._remembered[stream_id] = node
+                self._replace(_former(node), self._remembered.get(_former(node)), node)
+                self._remembered[_former(node)] = node
         self._notify()
 
     def forget_remembered(self) -> int:
@@ -95,6 +90,12 @@ class Registry:
         """The nodes of all open streams, in order of announcement."""
         with self._lock:
             return tuple(self._streams.values())
+
+    @property
+    def members(self) -> tuple[Node, ...]:
+        """Those who are remembered, and those who are there; each once."""
+        with self._lock:
+            return (*self._remembered.values(), *{_former(node): node for node in self._streams.values()}.values())
 
     def world(self, objects: Mapping[ObjectKey, MeshObject]) -> World:
         """A new world of these objects and of what is registered now."""
@@ -130,6 +131,11 @@ class Registry:
     def _notify(self) -> None:
         for listener in self._listeners:
             listener()
+
+
+def _former(node: Node) -> str:
+    """The stream of a node in a former life. Nobody else's can be taken back: the identity is proven."""
+    return f"{node.spiffe_id} {node.id}"
 
 
 def _joined(first: Service, second: Service) -> Service:

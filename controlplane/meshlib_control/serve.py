@@ -36,6 +36,7 @@ from .http_listener import ApiServer
 from .inventory import open_inventory
 from .issued import IssuedCertificates
 from .listening import Address, listen, parse_address
+from .members import kept, recall
 from .presentation import proxy_data
 from .private_file import replace_file
 from .registry import Registry
@@ -44,7 +45,7 @@ from .xds.server import DiscoveryService
 
 Say = Callable[[str], None]
 
-GRACE = 0.5  # seconds for open streams at the end; clients reconnect anyway
+GRACE = 0.1  # seconds for what is under way at the end; streams have had their time before (`members`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +181,13 @@ class ControlPlane:
         )
         self.api = Address(self.api.host, listener.getsockname()[1])
 
+        grace = recall(registry, options.data, lambda: self._clock().timestamp())
         discovery.start()
         started.callback(discovery.stop)
         await started.enter_async_context(inventory.watching(discovery.changed))
         await server.start()
         started.push_async_callback(server.stop, GRACE)
+        await started.enter_async_context(kept(registry, options.data, grace))
         api = ApiServer(
             create_app(desk, administrator, loopback=self.api.loopback), listener, None if self.api.loopback else certificate
         )
