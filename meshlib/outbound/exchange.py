@@ -35,6 +35,7 @@ from meshlib.facts import Failure, FailureKind, Headers, Request, Response
 from meshlib.outbound import fault
 from meshlib.outbound.balance import Balancer, Balancers, Key, Load
 from meshlib.outbound.path import normalized
+from meshlib.outbound.reply import answer
 from meshlib.outbound.retry import Final, decide
 from meshlib.outbound.route import Chosen, Dice, choose
 from meshlib.outbound.terms import ATTEMPT_COUNT, EXPECTED_TIMEOUT, terms_of
@@ -115,9 +116,6 @@ class LocalReply:
     cluster: str = ""
 
 
-NO_ROUTE = LocalReply(404, (("content-length", "0"),), b"", "NR", "route_not_found")
-BAD_PATH = LocalReply(400, (("content-length", "0"),), b"", "", "path_normalization_failed")
-
 Exchange = Generator[Pause | Send, Response | Failure | None, Deliver | LocalReply]
 
 _ERRORS: dict[FailureKind, type[UpstreamError]] = {
@@ -151,12 +149,12 @@ def exchange(
     """
     path = normalized(request.path)
     if path is None:
-        return BAD_PATH
+        return LocalReply(*answer(request, 400, b""), "", "path_normalization_failed")
     if path != request.path:
         request = replace(request, path=path)
     chosen = choose(destination.routes, request, dice)
     if chosen is None:
-        return NO_ROUTE
+        return LocalReply(*answer(request, 404, b""), "NR", "route_not_found")
     delayed = ""
     if chosen.route.fault is not None:
         drawn = fault.draw(chosen.route.fault, dice)

@@ -17,7 +17,16 @@ from meshlib.errors import ConnectionTerminated, ProtocolFailure, Sighting, Upst
 from meshlib.facts import Failure, FailureKind, Headers, Request
 from meshlib.outbound.balance import Balancers
 from meshlib.outbound.exchange import Deliver, LocalReply, Send
-from meshlib.runtime.http1 import BodyFailed, Framing, MalformedResponse, ResponseHead, ResponseParser, framing, request_head
+from meshlib.runtime.http1 import (
+    BodyFailed,
+    Framing,
+    MalformedResponse,
+    PeerClosed,
+    ResponseHead,
+    ResponseParser,
+    framing,
+    request_head,
+)
 from meshlib.runtime.pool import Key, key_of
 from meshlib.runtime.timing import CallerTimeout, Limit, Patience, Timeout, TryTimeout, earliest
 from meshlib.runtime.tls import TlsLayer
@@ -339,7 +348,8 @@ def with_headers(request: Request, added: Headers) -> Request:
 def _kind_of(error: Exception) -> type[UpstreamError]:
     if isinstance(error, (CallerTimeout, TryTimeout)):
         return UpstreamTimeout
-    return ProtocolFailure if isinstance(error, MalformedResponse) else ConnectionTerminated
+    # An orderly end in the middle of a body breaks the protocol (Envoy: UPE), a reset breaks the connection (UC).
+    return ProtocolFailure if isinstance(error, (MalformedResponse, PeerClosed)) else ConnectionTerminated
 
 
 def _words(error: Exception) -> str:

@@ -55,6 +55,14 @@ class EnvoyOptions:
     local_port: int = 0
 
 
+_RUNTIME: Json = {
+    # Envoy's own limit on the size of regular expressions, 100, is below what people write (Istio).
+    "re2.max_program_size.error_level": 32768,
+    # A fragment is cut off instead of refused (Istio).
+    "envoy.reloadable_features.http_reject_path_with_fragment": False,
+}
+
+
 def bootstrap(
     settings: Settings, address: str, folder: CertificateFolder, options: EnvoyOptions, target_port: int = 0
 ) -> Json:
@@ -76,8 +84,7 @@ def bootstrap(
         "admin": {"address": _address(options.admin)},
         "dynamic_resources": _dynamic_resources(options),
         "static_resources": {"clusters": [_control_plane(settings.control_plane_mtls, folder)]},
-        # Istio: Envoy's own limit on the size of regular expressions, 100, is below what people write.
-        "layered_runtime": {"layers": [{"name": "static", "static_layer": {"re2.max_program_size.error_level": 32768}}]},
+        "layered_runtime": {"layers": [{"name": "static", "static_layer": _RUNTIME}]},
         "overload_manager": {"resource_monitors": [_no_connection_limit()]},
     }
 

@@ -26,6 +26,7 @@ import http.client
 import json
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from meshlib.runtime.certificate_files import CertificateFolder, CertificateKeep
 from meshlib.runtime.envoy_bootstrap import EnvoyOptions, bootstrap, write_identity_file
 from meshlib.runtime.settings import Settings
 from tests.support import envoy
-from tests.support.cluster import free_port
+from tests.support.cluster import Cluster, free_port
 from tests.support.control import admin_token
 
 HOST = "127.0.0.1"
@@ -64,12 +65,30 @@ class Plane:
         current = plane.current
         return cls(current.xds, current.xds_mtls, current.root_cert, current.api, admin_token(plane))
 
-    def ask(self, path: str, body: Json | None = None) -> Any:
-        """GET, or POST with a body, at the API."""
+    @classmethod
+    def of_cluster(cls, cluster: Cluster) -> Plane:
+        """One that runs as a process of its own."""
+        token = (cluster.data / "admin.token").read_text().strip()
+        addresses = [f"{HOST}:{port}" for port in (cluster.xds_port, cluster.xds_mtls_port)]
+        return cls(*addresses, str(cluster.data / "root-cert.pem"), f"http://{HOST}:{cluster.api_port}", token)
+
+    def ask(self, path: str, body: Json | None = None, method: str | None = None) -> Any:
+        """GET, or POST with a body, at the API; or another method."""
         headers = {"authorization": f"Bearer {self.admin_token}", "content-type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.api + path, data, headers), timeout=10) as answer:
-            return json.load(answer)
+        request = urllib.request.Request(self.api + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            error.add_note(error.read().decode(errors="replace"))
+            raise
+
+    def reset(self) -> None:
+        """Delete every object."""
+        for item in self.ask("/v1/objects")["items"]:
+            metadata = item["metadata"]
+            self.ask(f"/v1/objects/{item['kind']}/{metadata['namespace']}/{metadata['name']}", method="DELETE")
 
     def apply(self, text: str) -> None:
         """Apply YAML; see `Sidecar.settle`."""
@@ -134,11 +153,26 @@ class Sidecar:
             connection.close()
 
     def settle(self, patience: float = PATIENCE) -> None:
-        """Wait until it holds the newest configuration: the push is debounced, so a moment longer than that. Fails on a NACK."""
-        time.sleep(0.15)
-        self._until(lambda: self.status() in ("synced", "rejected"), "synced", patience)
+        """Wait until it has acknowledged what the control plane wants now, and uses it. Fails on a NACK."""
+        self._until(self._settled, "synced", patience)
         self._until(lambda: not any(self.stats("warming").values()), "no cluster or listener warms", patience)
         self.assert_nothing_rejected()
+
+    def _settled(self) -> bool:
+        items = self.configuration()
+        return bool(items) and not any(
+            item["changing"] or any(one["status"] == "pending" for one in item["resources"]) for item in items
+        )
+
+    def configuration(self, types: str = "") -> list[Json]:
+        """What the control plane says of it: see `meshlib pc`. Empty: it is not connected."""
+        try:
+            found: list[Json] = self.plane.ask(f"/v1/proxies/{self.name}/config?type={types}")["items"]
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return []
+            raise
+        return found
 
     def status(self) -> str:
         """`synced`, `pending`, `rejected`; empty: it is not connected."""
@@ -158,6 +192,15 @@ class Sidecar:
         request = urllib.request.Request(f"http://{self.admin}{path}", method="POST" if post else "GET")
         with urllib.request.urlopen(request, timeout=10) as answer:
             return str(answer.read().decode())
+
+    def serial(self) -> str:
+        """The serial number of the certificate that it shows, hexadecimal."""
+        shown = [
+            entry["cert_chain"][0]
+            for entry in json.loads(self.administer("/certs"))["certificates"]
+            if entry.get("cert_chain")
+        ]
+        return str(shown[0]["serial_number"]) if shown else ""
 
     def stats(self, pattern: str) -> dict[str, int]:
         """Its counters and gauges whose names hold a pattern."""
@@ -217,6 +260,7 @@ def sidecar(
     labels: Mapping[str, str] | None = None,
     delta: bool = True,
     accept_rejections: bool = False,
+    arguments: Sequence[str] = (),
 ) -> Iterator[Sidecar]:
     """A running, synced Envoy; ended with the block.
 
@@ -225,6 +269,7 @@ def sidecar(
         account: its service account; default: `bookinfo-SERVICE`, or the name.
         ports: service ports that it is asked for.
         service, port, local_port, protocol: the program behind it, and where that listens on loopback.
+        arguments: further ones for Envoy's command line.
     """
     if envoy.binary() is None:
         import pytest
@@ -259,7 +304,7 @@ def sidecar(
         local_port=local_port,
     )
     (home / "envoy.json").write_text(json.dumps(bootstrap(settings, HOST, certificates, options, inbound_port), indent=2))
-    with _started(home) as (process, admin):
+    with _started(home, arguments) as (process, admin):
         running = Sidecar(
             name, known, process, admin, certificates, settings, home / "log", inbound_port, dict.fromkeys(ports, 0)
         )
@@ -270,12 +315,14 @@ def sidecar(
 
 
 @contextlib.contextmanager
-def _started(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def _started(home: Path, arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     admin_file = home / "admin"
     command = [str(envoy.binary()), "-c", str(home / "envoy.json"), "--admin-address-path", str(admin_file)]
-    quiet = ["--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
+    # A changed listener keeps its open connections while it drains, by default for ten minutes.
+    quickly = ["--drain-time-s", "1", "--drain-strategy", "immediate"]
+    quiet = ["--disable-hot-restart", "--concurrency", "1", "-l", "warning", *quickly]
     with (home / "log").open("wb") as log:
-        process = subprocess.Popen([*command, *quiet], stdout=log, stderr=log)
+        process = subprocess.Popen([*command, *quiet, *arguments], stdout=log, stderr=log)
     try:
         until = time.monotonic() + PATIENCE
         while not admin_file.exists() or not admin_file.read_text().strip():
