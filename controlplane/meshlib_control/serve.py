@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from .api.app import create_app
 from .authn import Administrator, Authenticator
 from .ca import CERTIFICATE_FILE, open_authority
 from .ca_service import certificate_handler
+from .configured import configuration_data, is_called
 from .current import FILE as CURRENT_FILE
 from .current import Current
 from .desk import Desk
@@ -169,6 +170,7 @@ class ControlPlane:
             issuer=issuer,
             proxies=lambda: [proxy_data(row, self._clock().timestamp()) for row in discovery.status()],
             explain=lambda body: _explain(discovery, registry, options.trust_domain, body),
+            configurations=lambda name, kinds: _configurations(discovery, name, kinds),
             clock=self._clock,
         )
         # Both ports are bound before either is served: a taken one leaves nothing behind.
@@ -207,6 +209,11 @@ def _explain(discovery: DiscoveryService, registry: Registry, trust_domain: str,
     answer = explain_request(discovery.snapshots.current.view(node), request)
     caller = {"service": body.caller, "namespace": node.namespace, "instance": node.instance, "connected": connected}
     return {"request": {"method": request.method, "url": body.url, "headers": body.headers}, "caller": caller, **answer}
+
+
+def _configurations(discovery: DiscoveryService, name: str, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    found = discovery.configurations(lambda node: is_called(node, name))
+    return [configuration_data(one, kinds, changing=discovery.changing) for one in found]
 
 
 @contextlib.contextmanager
