@@ -1,11 +1,12 @@
 """Keeps an xDS-enabled grpcio server alive: no answer of it consists of trailers only.
 
-From some release after 1.82 on (seen in 1.84.1, 1.85.0 and 1.85.1, not in 1.66 to 1.82) grpcio's xDS-enabled server aborts the
-whole process (`pipe.h: Check failed: has_value()`) when a call ends before its initial metadata was sent: on `context.abort`,
-on an exception of the application, on a request that cannot be read, on the name of a method that does not exist. Anybody who
-can connect could end the process. So every such end is preceded by the initial metadata here, in a message of its own.
+Since 1.84 (seen in 1.84.1, 1.85.0 and 1.85.1, not in 1.66 to 1.83) grpcio's xDS-enabled server aborts the whole process
+(`pipe.h: Check failed: has_value()`) when a call ends before its initial metadata was sent: on `context.abort`, on an error of
+the application, on a request that cannot be read, on the name of a method that does not exist. Anybody who can connect could
+end the process. So every such end is preceded by the initial metadata here, in a message of its own.
 
-grpcio rejects calls above `maximum_concurrent_rpcs` where no interceptor sees them, so that limit cannot be offered.
+The price: for gRPC's clients that commits the call, so they do not retry what these servers answer. Only releases that need it
+pay it. grpcio rejects calls above `maximum_concurrent_rpcs` where no interceptor sees them, so that limit cannot be offered.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from typing import Any
 
 import grpc
 
+FIRST_BROKEN = (1, 84)
+"""grpcio's release; no later one is known to be repaired."""
+
 Behaviour = Callable[..., Any]
+
+
+def needed(version: str) -> bool:
+    """Whether a release of grpcio, such as `1.85.1`, dies of trailers only."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return (major, minor) >= FIRST_BROKEN
 
 
 class Guard(grpc.ServerInterceptor):  # type: ignore[misc]  # grpcio has no type information

@@ -26,7 +26,7 @@ from meshlib.errors import SettingsError
 from meshlib.runtime.settings import Settings
 
 from . import _native_bootstrap
-from ._native_guard import Guard
+from ._native_guard import Guard, needed
 
 FIRST_CERTIFICATE = 10.0
 """Seconds to wait for the first certificate."""
@@ -118,7 +118,8 @@ def server(
     port = _port(address)
     settings = _settings(mesh)
     prepare(mesh, serves=port)
-    arguments = (thread_pool, handlers, (Guard(), *(interceptors or ())), options, None, compression)
+    guards = (Guard(),) if needed(grpc.__version__) else ()
+    arguments = (thread_pool, handlers, (*guards, *(interceptors or ())), options, None, compression)
     if not settings.enabled:
         plain = grpc.server(*arguments)
         plain.add_insecure_port(address)

@@ -98,6 +98,7 @@ def registered_instance(node: Node, entry: Registration) -> Instance:
         workload=node.workload or node.instance,
         namespace=node.namespace,
         service_account=node.service_account,
+        permissive=node.kind != "grpc",
     )
 
 

@@ -144,7 +144,13 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """An endpoint of a service: a registered node's port, or one that a ServiceEntry lists."""
+    """An endpoint of a service: a registered node's port, or one that a ServiceEntry lists.
+
+    Args:
+        in_mesh: it can speak mutual TLS.
+        permissive: it can serve mutual TLS and plain text on one port. If not (gRPC's xDS-enabled servers), PERMISSIVE means
+            plain text there.
+    """
 
     address: str
     port: int
@@ -155,7 +161,8 @@ class Instance:
     workload: str = ""
     namespace: str = ""
     service_account: str = ""
-    in_mesh: bool = True  # can speak mutual TLS
+    in_mesh: bool = True
+    permissive: bool = True
 
 
 @dataclass(frozen=True, slots=True)

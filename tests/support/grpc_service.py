@@ -1,7 +1,7 @@
 """A gRPC service as a process: `python grpc_service.py native|engine|plain ADDRESS`, a member of the mesh by its environment.
 
 Every method of every service answers with JSON: who answered, what arrived, how often this process was called.
-`x-fail: UNAVAILABLE` makes a call fail with that code.
+`x-fail: UNAVAILABLE` makes a call fail with that code, `x-sleep: 3` makes it take 3 seconds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,6 +27,7 @@ class Everything(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no
         def answer(request: bytes, context: Any) -> bytes:
             self.calls += 1
             metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+            time.sleep(float(metadata.get("x-sleep", 0)))
             if code := metadata.get("x-fail"):
                 context.abort(grpc.StatusCode[code], f"{self.name} was told to, call {self.calls}")
             peer = [value.decode() for value in context.auth_context().get("peer_spiffe_id", ())]

@@ -11,6 +11,7 @@ from meshlib_control import names
 from meshlib_control.model import MeshObject, Node, ObjectKey, Resource, World
 from meshlib_control.names import ClusterName, parse_cluster_name
 from meshlib_control.translate.build import resource
+from meshlib_control.translate.grpc.routes import grpc_routes
 from meshlib_control.translate.route_match import ANY_PATH
 from meshlib_control.translate.scope import service_visible
 from meshlib_control.translate.virtual_service import exchange_limits, routes, virtual_service_for
@@ -33,7 +34,7 @@ def route_configuration(world: World, node: Node, name: str) -> Resource | None:
             {
                 "name": f"{parsed.host}:{parsed.port}",
                 "domains": [*_domains(world, node, parsed), "*"],
-                "routes": found.routes,
+                "routes": grpc_routes(found.routes, node) if node.kind == "grpc" else found.routes,
             }
         ],
         validate_clusters={"value": False},
