@@ -42,6 +42,7 @@ from .presentation import proxy_data
 from .private_file import replace_file
 from .registry import Registry
 from .tokens import ADMIN_FILE, open_admin_token, open_issuer
+from .xds.debounce import LONGEST, QUIET
 from .xds.server import DiscoveryService
 
 Say = Callable[[str], None]
@@ -71,8 +72,8 @@ class ControlPlaneOptions:
     xds_mtls_address: str = ""
     server_names: tuple[str, ...] = ()
     trust_domain: str = "cluster.local"
-    quiet: float = 0.1
-    longest: float = 10.0
+    quiet: float = QUIET
+    longest: float = LONGEST
 
 
 def utc_now() -> datetime:

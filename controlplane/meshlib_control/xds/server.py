@@ -19,8 +19,9 @@ from meshlib.errors import ConfigurationError
 from meshlib_control.model import Node, World
 from meshlib_control.registry import Registry
 from meshlib_control.snapshots import Snapshots, places
-from meshlib_control.xds.debounce import Debounce
+from meshlib_control.xds.debounce import LONGEST, Debounce
 from meshlib_control.xds.exchange import Entry, SyncState, TypeStatus, Variant
+from meshlib_control.xds.limits import Limits, OpenStreams, Pace, TooMuch
 from meshlib_control.xds.node import Caller, read_node
 from meshlib_control.xds.subscriptions import Subscriptions
 from meshlib_control.xds.wire import Request, read_request, write_response
@@ -39,6 +40,8 @@ SERVER_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.keepalive_time_ms", 45_000),
     ("grpc.keepalive_timeout_ms", 15_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Refused with RESOURCE_EXHAUSTED before it is in memory.
+    ("grpc.max_receive_message_length", Limits().message),
 )
 """What a grpc.aio server that carries this service needs."""
 
@@ -93,13 +96,15 @@ class Configuration:
 class _Stream:
     """One client's stream: its table, and the signal that there may be something to send."""
 
-    def __init__(self, stream_id: str, variant: Variant, since: float) -> None:
+    def __init__(self, stream_id: str, variant: Variant, since: float, limits: Limits) -> None:
         self.id = stream_id
         self.variant = variant
         self.since = since
         self.table = Subscriptions(variant)
         self.node: Node | None = None
         self.wake = asyncio.Event()
+        self.pace = Pace(limits.requests, limits.burst)
+        self.told = 0  # rejections
 
 
 class DiscoveryService:
@@ -112,6 +117,7 @@ class DiscoveryService:
         wall_clock: seconds since the epoch.
         certificate_expires: when a node's certificate ends, seconds since the epoch, None if unknown.
         quiet, longest: of the debounce, seconds.
+        limits: of each client.
     """
 
     def __init__(
@@ -122,9 +128,12 @@ class DiscoveryService:
         wall_clock: Callable[[], float],
         certificate_expires: Callable[[Node], float | None] = lambda _: None,
         quiet: float = 0.1,
-        longest: float = 10.0,
+        longest: float = LONGEST,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         self._registry = registry
+        self._limits = limits
+        self._open = OpenStreams(limits.streams)
         self._objects_world = objects_world
         self._authenticate = authenticate
         self._wall_clock = wall_clock
@@ -224,36 +233,52 @@ class DiscoveryService:
 
     async def _serve(self, variant: Variant, requests: AsyncIterator[bytes], context: Any) -> None:
         caller = await self._authenticate(context)
-        stream = _Stream(f"{variant.name}-{next(self._ids)}", variant, self._wall_clock())
+        try:
+            with self._open.one_more(caller.spiffe_id):
+                await self._converse(variant, caller, requests, context)
+        except TooMuch as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except ConfigurationError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except PermissionError as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        except TimeoutError as error:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
+
+    async def _converse(self, variant: Variant, caller: Caller, requests: AsyncIterator[bytes], context: Any) -> None:
+        stream = _Stream(f"{variant.name}-{next(self._ids)}", variant, self._wall_clock(), self._limits)
         self._streams[stream.id] = stream
         try:
-            await _first_to_end(self._read(stream, caller, requests, context), self._write(stream, context))
+            await _first_to_end(self._read(stream, caller, requests), self._write(stream, context))
         finally:
             self._streams.pop(stream.id, None)
             self._registry.disconnect(stream.id)
 
-    async def _read(self, stream: _Stream, caller: Caller, requests: AsyncIterator[bytes], context: Any) -> None:
-        async for data in requests:
-            try:
-                request = read_request(stream.variant, data)
-                self._announce(stream, caller, request)
-            except ConfigurationError as error:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-            except PermissionError as error:
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+    async def _read(self, stream: _Stream, caller: Caller, requests: AsyncIterator[bytes]) -> None:
+        now = asyncio.get_running_loop().time
+        async for data in _soon(requests, self._limits.silence):
+            request = read_request(stream.variant, data, self._limits)
+            self._announce(stream, caller, request)
             self._note(stream, request)
+            if (seconds := stream.pace.wait(now())) > 0.0:
+                await asyncio.sleep(seconds)
 
     def _announce(self, stream: _Stream, caller: Caller, request: Request) -> None:
         """The first request says who the node is; later ones may say it anew, as a server does once it listens."""
         if request.node is not None and request.node.id:
-            stream.node = read_node(request.node, caller)
-            self._registry.connect(stream.id, stream.node)
+            node = read_node(request.node, caller)
+            self._limits.check("registrations of a node", len(node.registrations), self._limits.registrations)
+            stream.node = node
+            self._registry.connect(stream.id, node)
         elif stream.node is None:
             raise ConfigurationError("the first request of a stream must describe its node", field="node.id")
 
     def _note(self, stream: _Stream, request: Request) -> None:
         stream.table.receive(request.asks)
-        if request.asks.error is not None and stream.node is not None:
+        self._limits.check("types of a stream", stream.table.types, self._limits.types)
+        self._limits.check("names of a stream", stream.table.names, self._limits.names)
+        if request.asks.error is not None and stream.node is not None and stream.told < self._limits.told:
+            stream.told += 1
             _log.warning("%s rejected %s: %s", stream.node.id, request.asks.type_url, request.asks.error)
         stream.wake.set()
 
@@ -267,6 +292,20 @@ class DiscoveryService:
                     break
                 # Waits while the client does not read: gRPC's flow control is the queue.
                 await context.write(write_response(stream.variant, response))
+
+
+async def _soon(requests: AsyncIterator[bytes], silence: float) -> AsyncIterator[bytes]:
+    """The requests; raises TimeoutError if the first does not come within `silence` seconds."""
+    try:
+        async with asyncio.timeout(silence):
+            first = await anext(requests)
+    except TimeoutError as error:
+        raise TimeoutError(f"nothing was asked for {silence:g} s") from error
+    except StopAsyncIteration:
+        return
+    yield first
+    async for data in requests:
+        yield data
 
 
 async def _first_to_end(*loops: Coroutine[Any, Any, None]) -> None:

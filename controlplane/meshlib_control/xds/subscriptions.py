@@ -129,7 +129,7 @@ class _Subscription:
         touched.update(dict.fromkeys(response.removed))
         self.nonce, self.version, self.answer = response.nonce, response.version, False
         self.open[response.nonce] = (response.version, touched)
-        while len(self.open) > OPEN_RESPONSES:
+        while len(self.open) > OPEN_RESPONSES or (len(self.open) > 1 and _weight(self.open) > RESPONSE_BYTES):
             self.open.popitem(last=False)
 
     def settle(self, nonce: str, error: str | None) -> None:
@@ -188,6 +188,10 @@ class _Subscription:
         return SyncState.SYNCED if self.nonce else SyncState.NOT_SENT
 
 
+def _weight(answers: Mapping[str, tuple[str, Touched]]) -> int:
+    return sum(len(one.body) for _, touched in answers.values() for one in touched.values() if one)
+
+
 def _blamed(touched: Touched, error: str) -> dict[str, tuple[ObjectKey, ...]]:
     """The resources of a rejected response that the error text names; all of them if it names none. With their objects."""
     sources = {name: resource.sources if resource else () for name, resource in touched.items()}
@@ -196,7 +200,7 @@ def _blamed(touched: Touched, error: str) -> dict[str, tuple[ObjectKey, ...]]:
 
 def _mentions(text: str, name: str) -> bool:
     """Whether a name stands in a text, not only as a part of a longer one."""
-    return re.search(rf"(?<![\w|.-]){re.escape(name)}(?![\w|-])", text) is not None
+    return name in text and re.search(rf"(?<![\w|.-]){re.escape(name)}(?![\w|-])", text) is not None
 
 
 class Subscriptions:
@@ -231,6 +235,16 @@ class Subscriptions:
         """Whether there may be something to send for this view. Cheap: most changes concern few streams."""
         states = [subscription.due(view) for subscription in self._types.values()]  # all are brought to the view's revision
         return any(states)
+
+    @property
+    def types(self) -> int:
+        """How many types were asked for."""
+        return len(self._types)
+
+    @property
+    def names(self) -> int:
+        """How many names the client gave, of all types."""
+        return sum(len(subscription.names) for subscription in self._types.values())
 
     @property
     def followed(self) -> Iterator[tuple[str, Collection[str]]]:
