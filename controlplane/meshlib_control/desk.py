@@ -32,7 +32,11 @@ class Refused(MeshError):
 
 
 class NotFound(MeshError):
-    """There is no such object."""
+    """There is no such object, or client; `suggestion` is the next thing to do."""
+
+    def __init__(self, text: str, suggestion: str = "") -> None:
+        super().__init__(text)
+        self.suggestion = suggestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ class Desk:
         except KeyError as error:
             raise NotFound(f"there is no type {error}; choose of {', '.join(TYPES)}") from error
         if not found:
-            raise NotFound(f"no client {name} is connected")
+            raise NotFound(f"no client {name} is connected", "meshlib ps")
         return found
 
     def create_token(self, namespace: str, service_account: str, lifetime: timedelta) -> dict[str, Any]:

@@ -18,8 +18,10 @@ COMMANDS = {
     "delete": ("delete", "delete"),
     "analyze": ("analyze", "analyze"),
     "ps": ("ps", "ps"),
+    "pc": ("pc", "app"),
     "explain": ("explain", "explain"),
     "token": ("join_token", "app"),
+    "certs": ("certs", "app"),
     "version": ("version", "version"),
 }
 
