@@ -57,8 +57,8 @@ class ClientTls(Protocol):
 class ClientCertificates(Protocol):
     """Where our certificate is kept."""
 
-    def client_context(self) -> ClientTls:
-        """The newest. Raises NoCertificate."""
+    def client_context(self, alpn: tuple[str, ...] = ...) -> ClientTls:
+        """The newest, for these protocols; default: HTTP/1.1. Raises NoCertificate."""
 
 
 class Joined(Protocol):
