@@ -304,7 +304,7 @@ def sidecar(
         local_port=local_port,
     )
     (home / "envoy.json").write_text(json.dumps(bootstrap(settings, HOST, certificates, options, inbound_port), indent=2))
-    with _started(home, arguments) as (process, admin):
+    with started(home, arguments) as (process, admin):
         running = Sidecar(
             name, known, process, admin, certificates, settings, home / "log", inbound_port, dict.fromkeys(ports, 0)
         )
@@ -315,7 +315,8 @@ def sidecar(
 
 
 @contextlib.contextmanager
-def _started(home: Path, arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def started(home: Path, arguments: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The Envoy of `home`/envoy.json, and where its administration listens; ended with the block."""
     admin_file = home / "admin"
     command = [str(envoy.binary()), "-c", str(home / "envoy.json"), "--admin-address-path", str(admin_file)]
     # A changed listener keeps its open connections while it drains, by default for ten minutes.

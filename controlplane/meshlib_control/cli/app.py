@@ -22,6 +22,7 @@ COMMANDS = {
     "explain": ("explain", "explain"),
     "token": ("join_token", "app"),
     "certs": ("certs", "app"),
+    "bootstrap": ("bootstrap", "app"),
     "version": ("version", "version"),
 }
 
