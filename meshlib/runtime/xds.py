@@ -48,7 +48,8 @@ def node(settings: Settings, announcement: Announcement) -> Any:
         user_agent_name="meshlib",
         user_agent_version=__version__,
     )
-    found.metadata.update(node_metadata("library", settings, address, served(settings, announcement.target_port)))
+    services = served(settings, announcement.target_port, announcement.protocol)
+    found.metadata.update(node_metadata("library", settings, address, services))
     return found
 
 
