@@ -1,5 +1,7 @@
 """A gRPC client as a process: `python grpc_caller.py native|engine|plain sync|aio TARGET`, told by JSON lines what to call.
 
+`plain` is gRPC without any mesh; `127.0.0.1:15001=reviews:9080` as its target is an address and the authority to ask it for.
+
     {"method": "/test.Reviews/Say", "metadata": {"end-user": "jason"}, "timeout": 5, "count": 1}
 
 Each is answered with a line: a list with one entry a call, `{"code": "OK", "seconds": 0.01, ...what the service said}` or
@@ -63,9 +65,14 @@ async def aio_main(engine: str, target: str) -> None:
     await channel.close()
 
 
+def plain(target: str) -> tuple[str, list[tuple[str, str]]]:
+    address, equals, authority = target.partition("=")
+    return address, [("grpc.default_authority", authority)] if equals else []
+
+
 def sync_channel(engine: str, target: str) -> Any:
     if engine == "plain":
-        return grpc.insecure_channel(target)
+        return grpc.insecure_channel(*plain(target))
     if engine == "native":
         from meshlib_grpc import native
 
@@ -77,7 +84,7 @@ def sync_channel(engine: str, target: str) -> Any:
 
 def aio_channel(engine: str, target: str) -> Any:
     if engine == "plain":
-        return grpc.aio.insecure_channel(target)
+        return grpc.aio.insecure_channel(*plain(target))
     if engine == "native":
         from meshlib_grpc import native
 

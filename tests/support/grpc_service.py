@@ -1,7 +1,8 @@
 """A gRPC service as a process: `python grpc_service.py native|engine|plain ADDRESS`, a member of the mesh by its environment.
 
-Every method of every service answers with JSON: who answered, what arrived, how often this process was called.
-`x-fail: UNAVAILABLE` makes a call fail with that code, `x-sleep: 3` makes it take 3 seconds.
+Every method of every service answers with JSON: who answered, what arrived, from whom, the how manieth try it was.
+Metadata tells it what to do: `x-sleep: 3` takes 3 seconds; `x-fail: UNAVAILABLE` fails with that code, with `x-fail-first: 2`
+only the first two tries of the calls that share an `x-key`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+
+import meshlib
 
 
 class Everything(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no type information
@@ -21,20 +25,28 @@ class Everything(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.calls = 0
+        self.tries = Counter[str]()
 
     def service(self, details: Any) -> Any:
         def answer(request: bytes, context: Any) -> bytes:
-            self.calls += 1
             metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+            key = metadata.get("x-key", "")
+            self.tries[key] += 1
             time.sleep(float(metadata.get("x-sleep", 0)))
-            if code := metadata.get("x-fail"):
-                context.abort(grpc.StatusCode[code], f"{self.name} was told to, call {self.calls}")
-            peer = [value.decode() for value in context.auth_context().get("peer_spiffe_id", ())]
-            found = {"who": self.name, "method": details.method, "calls": self.calls, "peer": peer, "metadata": metadata}
-            return json.dumps(found).encode()
+            if metadata.get("x-fail") and self.tries[key] <= int(metadata.get("x-fail-first", 1_000_000)):
+                context.abort(grpc.StatusCode[metadata["x-fail"]], f"try {self.tries[key]} at {self.name}")
+            found = {"who": self.name, "method": details.method, "tries": self.tries[key], "peer": caller(context)}
+            return json.dumps({**found, "metadata": metadata}).encode()
 
         return grpc.unary_unary_rpc_method_handler(answer)
+
+
+def caller(context: Any) -> str:
+    """The SPIFFE id of who calls; empty: plain text."""
+    for value in context.auth_context().get("peer_spiffe_id", ()):
+        return str(value.decode())
+    known = meshlib.peer()
+    return known.spiffe_id if known is not None else ""
 
 
 def main(engine: str, address: str) -> None:
