@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import subprocess
@@ -305,3 +306,27 @@ def test_envoy_goes_on_without_a_control_plane_and_comes_back(members: Members, 
     assert {caller.get(URL).status for _ in range(20)} == {200}
     members.apply(subsets() + ROUTES + to(("v2", 100)))
     assert set(names(caller)) == {"v2"}
+
+
+# Redirection
+
+
+def asked_directly(port: int) -> int:
+    """The status that a port of loopback answers with."""
+    with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=5)) as connection:
+        connection.request("GET", "/")
+        return connection.getresponse().status
+
+
+def test_envoy_takes_the_listeners_of_redirected_traffic(members: Members, tmp_path: Path) -> None:
+    """virtualOutbound and virtualInbound; who calls their ports directly is not handed on in a circle."""
+    with sidecar(
+        members.plane, tmp_path, name="redirected", account="caller", service="aside", port=9999, transparent=True
+    ) as it:
+        found = {entry["name"]: entry["status"] for entry in it.configuration("listener")[0]["resources"]}
+        assert found == dict.fromkeys(
+            ("virtualOutbound", "virtualInbound", "0.0.0.0_8000", "0.0.0.0_9080", "0.0.0.0_9999"), "synced"
+        )
+        for port in (15001, 15006):
+            with pytest.raises((ConnectionError, http.client.BadStatusLine)):
+                asked_directly(port)

@@ -237,6 +237,8 @@ class Sidecar:
     def _listening(self) -> bool:
         found = json.loads(self.administer("/listeners?format=json")).get("listener_statuses", [])
         bound = {entry["name"]: entry["local_address"]["socket_address"]["port_value"] for entry in found}
+        if "virtualInbound" in bound:
+            return "virtualOutbound" in bound
         self.proxy = bound.get("http_proxy", 0)
         for port in self.ports:
             self.ports[port] = bound.get(f"{HOST}_{port}", 0)
@@ -260,6 +262,7 @@ def sidecar(
     labels: Mapping[str, str] | None = None,
     delta: bool = True,
     accept_rejections: bool = False,
+    transparent: bool = False,
     arguments: Sequence[str] = (),
 ) -> Iterator[Sidecar]:
     """A running, synced Envoy; ended with the block.
@@ -269,6 +272,7 @@ def sidecar(
         account: its service account; default: `bookinfo-SERVICE`, or the name.
         ports: service ports that it is asked for.
         service, port, local_port, protocol: the program behind it, and where that listens on loopback.
+        transparent: with the listeners of redirected traffic instead, at 15001 and 15006; nothing is redirected.
         arguments: further ones for Envoy's command line.
     """
     if envoy.binary() is None:
@@ -298,9 +302,9 @@ def sidecar(
     options = EnvoyOptions(
         admin=f"{HOST}:0",
         delta=delta,
-        transparent=False,
-        explicit_ports=dict.fromkeys(ports, 0),
-        http_proxy_port=0,
+        transparent=transparent,
+        explicit_ports=None if transparent else dict.fromkeys(ports, 0),
+        http_proxy_port=None if transparent else 0,
         local_port=local_port,
     )
     (home / "envoy.json").write_text(json.dumps(bootstrap(settings, HOST, certificates, options, inbound_port), indent=2))

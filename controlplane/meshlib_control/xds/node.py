@@ -137,7 +137,7 @@ def _explicit_ports(entries: Any, place: str) -> tuple[tuple[int, int], ...]:
 
 
 def _any_port(entry: Mapping[str, Any], name: str, place: str) -> int:
-    return 0 if entry.get(name) in {0, "0"} else _port(entry, name, place)
+    return 0 if entry.get(name) in (0, "0") else _port(entry, name, place)  # a tuple: what clients send may not hash
 
 
 def _is_ip(address: str) -> bool:
