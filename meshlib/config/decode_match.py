@@ -142,8 +142,9 @@ def _compiled(text: str) -> Pattern:
 
     options = re2.Options()
     options.log_errors = False
+    options.encoding = re2.Options.Encoding.LATIN1  # Envoy's build reads bytes: `.` is one of them, whatever they stand for
     try:
-        compiled: Pattern = re2.compile(text, options)
+        compiled: Pattern = re2.compile(text.encode(), options)
     except re2.error as error:
         reason = error.args[0] if error.args else error
         raise ValueError(reason.decode() if isinstance(reason, bytes) else str(reason)) from error

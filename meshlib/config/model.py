@@ -15,7 +15,7 @@ from typing import Protocol
 class Pattern(Protocol):
     """A compiled RE2 expression."""
 
-    def fullmatch(self, text: str | bytes, /) -> object | None:
+    def fullmatch(self, text: bytes, /) -> object | None:
         """A match of the whole text, or None."""
 
 
@@ -57,7 +57,7 @@ class StringMatch:
 
     Args:
         value: UTF-8 shown as latin-1, as texts of requests are; in lower case already where `ignore_case` is set.
-        pattern: set for REGEX only; it reads UTF-8 bytes.
+        pattern: set for REGEX only; it reads bytes, each for itself.
     """
 
     kind: MatchKind

@@ -225,7 +225,7 @@ class _Trip:
         self.attempt = 0
         cluster = destination.clusters.get(chosen.cluster_name)
         if cluster is None:
-            raise NoCluster(self._sighting("NC", "the cluster does not exist", chosen.cluster_name))
+            raise NoCluster(self._sighting(_flags("NC", delayed), "the cluster does not exist", chosen.cluster_name))
         self.cluster = cluster
         self.terms = terms_of(chosen.route, request)
         self._balancer = balancer_for(destination, cluster, balancers)

@@ -46,7 +46,7 @@ def text_matches(condition: StringMatch, text: str) -> bool:
         return text == condition.value
     if kind is _REGEX:
         assert condition.pattern is not None
-        return condition.pattern.fullmatch(text if text.isascii() else text.encode("latin-1", "replace")) is not None
+        return condition.pattern.fullmatch(text.encode("latin-1", "replace")) is not None
     if kind is _SUFFIX:
         return text.endswith(condition.value)
     return kind is _PRESENT or condition.value in text
@@ -89,7 +89,7 @@ def header_values(name: str, message: Message) -> list[str]:
         value = message.header(":authority" if name == "host" else name)
         return [] if value is None else [value]
     values = [value.strip(" \t") for key, value in message.headers if key == name]
-    return [",".join(values)] if len(values) > 1 and name in ONE_LINE else values
+    return [",".join(filter(None, values))] if len(values) > 1 and name in ONE_LINE else values
 
 
 def bare_path(path: str) -> str:
