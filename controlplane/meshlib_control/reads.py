@@ -22,6 +22,8 @@ Path = tuple[Hashable, ...]
 """The way to a fact: fields and keys of mappings. The last step may be `KEYS`."""
 
 KEYS: Final = ("its keys",)
+_RECORDS: Final = (World, Node, Service)
+_NODE, _SERVICE = (tuple(part.name for part in fields(kind)) for kind in (Node, Service))
 
 
 class _NotedMapping(Mapping[Any, Any]):
@@ -70,19 +72,20 @@ class _NotedService(_Noting, Service):
 
 
 def _noted(found: Any, path: Path, notes: set[Path]) -> Any:
-    if isinstance(found, Mapping):
-        return _NotedMapping(found, path, notes)
     if isinstance(found, Service):
         notes.add((*path, "hostname"))  # that it is there
         return _noting(_NotedService, found, path, notes)
+    # Asking an abstract class is slow, and most facts are one of these.
+    if not isinstance(found, str | tuple | list) and isinstance(found, Mapping):
+        return _NotedMapping(found, path, notes)
     notes.add(path)
     return found
 
 
 def _noting(kind: type[Any], source: Node | Service, path: Path, notes: set[Path]) -> Any:
     found = object.__new__(kind)
-    for part in fields(source):
-        object.__setattr__(found, part.name, getattr(source, part.name))
+    for name in _NODE if kind is _NotedNode else _SERVICE:
+        object.__setattr__(found, name, getattr(source, name))
     object.__setattr__(found, "_notes", notes)
     object.__setattr__(found, "_path", path)
     return found
@@ -107,7 +110,7 @@ def fact(source: World | Node, path: Path) -> Any:
     for step in path:
         if step is KEYS:
             return tuple(found)
-        found = found.get(step) if isinstance(found, Mapping) else getattr(found, str(step))
+        found = getattr(found, str(step)) if isinstance(found, _RECORDS) else found.get(step)
         if found is None:
             return None
     return found
@@ -119,7 +122,8 @@ class Difference:
 
     old: World
     new: World
-    _known: dict[Path, bool] = field(default_factory=dict)
+    _same: set[Path] = field(default_factory=set)
+    _different: set[Path] = field(default_factory=set)
 
     @property
     def total(self) -> bool:
@@ -132,14 +136,15 @@ class Difference:
 
     def touches(self, paths: frozenset[Path]) -> bool:
         """Whether the worlds differ in any of these."""
-        return not all(map(self._same, paths))
+        return any(self._differs(path) for path in paths - self._same)
 
-    def _same(self, path: Path) -> bool:
-        known = self._known.get(path)
-        if known is None:
-            before, after = fact(self.old, path), fact(self.new, path)
-            known = self._known[path] = before is after or bool(before == after)
-        return known
+    def _differs(self, path: Path) -> bool:
+        if path in self._different:
+            return True
+        before, after = fact(self.old, path), fact(self.new, path)
+        same = before is after or bool(before == after)
+        (self._same if same else self._different).add(path)
+        return not same
 
 
 def _mappings(world: IndexedWorld) -> Iterator[tuple[str, Mapping[Any, Any]]]:
