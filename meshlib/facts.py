@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from string import ascii_lowercase, ascii_uppercase
 
 Headers = tuple[tuple[str, str], ...]
+
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+
+
+def ascii_lower(text: str) -> str:
+    """Text in lower case as HTTP and Envoy see case: letters beyond ASCII are bytes to them and stay."""
+    return text.lower() if text.isascii() else text.translate(_LOWER)
 
 
 @dataclass(frozen=True, slots=True)

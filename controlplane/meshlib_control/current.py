@@ -24,12 +24,14 @@ class Current:
         token_file: holds the admin token.
         root_cert: PEM of the root; services and commands trust it.
         xds: `HOST:PORT` that services connect to.
+        xds_mtls: `HOST:PORT` for clients that show a certificate instead of a token; empty: there is none.
     """
 
     api: str
     token_file: str
     root_cert: str
     xds: str
+    xds_mtls: str = ""
 
     def to_json(self) -> bytes:
         """As written to `current.json`."""
@@ -50,7 +52,8 @@ def read_current(home: Path) -> Current | None:
     path = home / FILE
     try:
         content = json.loads(path.read_text())
-        return Current(**{name: str(content[name]) for name in ("api", "token_file", "root_cert", "xds")})
+        required = {name: str(content[name]) for name in ("api", "token_file", "root_cert", "xds")}
+        return Current(**required, xds_mtls=str(content.get("xds_mtls", "")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

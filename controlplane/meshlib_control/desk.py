@@ -13,6 +13,7 @@ from typing import Any
 from meshlib.errors import ConfigurationError, MeshError
 
 from .analyze import analyze
+from .configured import TYPES, asked_kinds
 from .effective import findings as not_effective
 from .intake import accept
 from .inventory import Inventory
@@ -31,7 +32,11 @@ class Refused(MeshError):
 
 
 class NotFound(MeshError):
-    """There is no such object."""
+    """There is no such object, or client; `suggestion` is the next thing to do."""
+
+    def __init__(self, text: str, suggestion: str = "") -> None:
+        super().__init__(text)
+        self.suggestion = suggestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ class Desk:
         issuer: makes join tokens.
         proxies: rows of `ps`.
         explain: answers POST /v1/explain.
+        configurations: what the clients of a name were sent, by name and types; empty: nobody of that name is connected.
         clock: the time of day, UTC.
     """
 
@@ -54,6 +60,7 @@ class Desk:
     issuer: TokenIssuer
     proxies: Callable[[], list[dict[str, Any]]]
     explain: Callable[[Any], dict[str, Any]]
+    configurations: Callable[[str, Sequence[str]], list[dict[str, Any]]]
     clock: Callable[[], datetime]
 
     @property
@@ -122,6 +129,24 @@ class Desk:
     def analyze(self) -> list[dict[str, Any]]:
         """Everything that `meshlib analyze` has to say about what is in force."""
         return [*(problem_data(error) for error in self.inventory.problems), *_data(_about(self.world()))]
+
+    def configuration(self, name: str, types: str) -> list[dict[str, Any]]:
+        """What the clients of a name were sent, acknowledged and should have; one entry per stream.
+
+        Args:
+            name: instance, `instance.namespace` or node id.
+            types: `listener,route`; empty: all.
+
+        Raises:
+            NotFound: no such client is connected, or there is no such type.
+        """
+        try:
+            found = self.configurations(name, tuple(asked_kinds(types)))
+        except KeyError as error:
+            raise NotFound(f"there is no type {error}; choose of {', '.join(TYPES)}") from error
+        if not found:
+            raise NotFound(f"no client {name} is connected", "meshlib ps")
+        return found
 
     def create_token(self, namespace: str, service_account: str, lifetime: timedelta) -> dict[str, Any]:
         """A join token. Raises SettingsError for impossible names or lifetimes."""

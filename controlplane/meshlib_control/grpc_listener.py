@@ -1,7 +1,13 @@
-"""The TLS port of xDS and CA: a grpc.aio server whose certificate is renewed while it runs."""
+"""The TLS ports of xDS and CA: a grpc.aio server whose certificate is renewed while it runs.
+
+Two ports, one service. The first asks nobody for a certificate: callers show tokens. The second demands a certificate of our
+root, for clients that can send no token (grpcio's own xDS client). One port cannot do both: grpcio's server either demands
+client certificates or does not look at them.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -11,10 +17,13 @@ import grpc
 
 from .ca import CertificateAuthority, ServerCertificate
 from .errors import CannotStart
-from .listening import Address, cannot_listen, probe
+from .listening import Address, cannot_listen, parse_address, probe
 from .xds.server import SERVER_OPTIONS
 
 OPTION = "--xds-address"
+CERTIFICATE_OPTION = "--xds-mtls-address"
+
+_log = logging.getLogger(__name__)
 
 
 class RenewedCertificate:
@@ -40,8 +49,12 @@ class RenewedCertificate:
             return self._shown
 
 
-def server_credentials(certificate: RenewedCertificate) -> grpc.ServerCredentials:
-    """gRPC credentials that follow a renewed certificate; clients are asked for tokens, not for certificates."""
+def server_credentials(certificate: RenewedCertificate, client_root: bytes | None = None) -> grpc.ServerCredentials:
+    """gRPC credentials that follow a renewed certificate.
+
+    Args:
+        client_root: PEM; every client must show a certificate of this root. None: no client is asked for one.
+    """
     shown = certificate.current
 
     def renewed() -> Any:
@@ -50,9 +63,9 @@ def server_credentials(certificate: RenewedCertificate) -> grpc.ServerCredential
         if newest is shown:
             return None  # gRPC keeps what it has
         shown = newest
-        return _configuration(newest)
+        return _configuration(newest, client_root)
 
-    return grpc.dynamic_ssl_server_credentials(_configuration(shown), renewed, False)
+    return grpc.dynamic_ssl_server_credentials(_configuration(shown, client_root), renewed, client_root is not None)
 
 
 def listen_grpc(
@@ -66,14 +79,45 @@ def listen_grpc(
     probe(address, OPTION)
     server = grpc.aio.server(options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers(tuple(handlers))
+    return server, _bound(server, address, credentials, OPTION)
+
+
+def listen_for_certificates(
+    server: Any, wish: str, beside: Address, wanted: int, credentials: grpc.ServerCredentials
+) -> Address | None:
+    """One more port of a server: for clients that prove themselves by certificate. Returns where it is.
+
+    Args:
+        wish: `HOST:PORT`; empty: the port after the first one's, and none at all if that is taken.
+        beside: the address that the server listens on already.
+        wanted: the port that was asked for there; 0: any free one here as well.
+
+    Raises:
+        CannotStart: the wish cannot be granted; says why and what to do.
+    """
+    if wish:
+        address = parse_address(wish, CERTIFICATE_OPTION)
+        probe(address, CERTIFICATE_OPTION)
+        return _bound(server, address, credentials, CERTIFICATE_OPTION)
+    try:
+        address = Address(beside.host, beside.port + 1 if 0 < wanted < 65535 else 0)
+        probe(address, CERTIFICATE_OPTION)
+        return _bound(server, address, credentials, CERTIFICATE_OPTION)
+    except CannotStart as error:
+        # Nobody asked for it, so it must not keep anybody from starting.
+        _log.warning("no port for clients with certificates (grpcio's own xDS client): %s; %s", error.problem, error.advice)
+        return None
+
+
+def _bound(server: Any, address: Address, credentials: grpc.ServerCredentials, option: str) -> Address:
     try:
         port = server.add_secure_port(str(address), credentials)
     except RuntimeError as error:  # its way to say that bind failed
-        raise cannot_listen(address, OPTION, OSError(str(error))) from error
+        raise cannot_listen(address, option, OSError(str(error))) from error
     if port == 0:
-        raise CannotStart(f"cannot listen on {address}", f"choose another address: {OPTION} HOST:PORT")
-    return server, Address(address.host, port)
+        raise CannotStart(f"cannot listen on {address}", f"choose another address: {option} HOST:PORT")
+    return Address(address.host, port)
 
 
-def _configuration(certificate: ServerCertificate) -> Any:
-    return grpc.ssl_server_certificate_configuration([(certificate.key, certificate.chain)])
+def _configuration(certificate: ServerCertificate, client_root: bytes | None) -> Any:
+    return grpc.ssl_server_certificate_configuration([(certificate.key, certificate.chain)], client_root)

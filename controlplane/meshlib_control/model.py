@@ -90,6 +90,27 @@ class Registration:
     port: int  # the service's port, 9080
     target_port: int  # where this instance listens
     protocol: str = "http"
+    local_port: int = 0  # where the program behind an Envoy listens on loopback; 0: at `target_port`
+
+
+@dataclass(frozen=True, slots=True)
+class Proxying:
+    """How an Envoy meets its traffic; meaningless for other clients.
+
+    Args:
+        transparent: the host redirects connections to it (Istio: INTERCEPTION_MODE REDIRECT); otherwise it listens where
+            programs are told to connect (NONE).
+        explicit_ports: (service port, port of loopback) pairs for programs to connect to, 0 for any free one; None: each
+            service port under its own number.
+        http_proxy_port: a port of loopback that serves all service ports; None: there is none.
+        identity_file: path, on its machine, of the SDS file that describes its certificate; empty: it has an agent to ask
+            (Istio's static cluster `sds-grpc`).
+    """
+
+    transparent: bool = True
+    explicit_ports: tuple[tuple[int, int], ...] | None = None
+    http_proxy_port: int | None = None
+    identity_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +123,7 @@ class Node:
         instance: the pod's or process's name.
         spiffe_id, namespace, service_account: from the credential, never from the node's own words.
         registrations: what it serves; empty for a pure client.
+        proxying: how an Envoy meets its traffic.
     """
 
     id: str
@@ -117,11 +139,18 @@ class Node:
     locality: Locality = UNKNOWN_LOCALITY
     registrations: tuple[Registration, ...] = ()
     version: str = ""
+    proxying: Proxying = Proxying()
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """An endpoint of a service: a registered node's port, or one that a ServiceEntry lists."""
+    """An endpoint of a service: a registered node's port, or one that a ServiceEntry lists.
+
+    Args:
+        in_mesh: it can speak mutual TLS.
+        permissive: it can serve mutual TLS and plain text on one port. If not (gRPC's xDS-enabled servers), PERMISSIVE means
+            plain text there.
+    """
 
     address: str
     port: int
@@ -132,7 +161,8 @@ class Instance:
     workload: str = ""
     namespace: str = ""
     service_account: str = ""
-    in_mesh: bool = True  # can speak mutual TLS
+    in_mesh: bool = True
+    permissive: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +212,7 @@ class World:
         objects: accepted objects.
         services: by hostname.
         revision: grows with every new world.
+        roots: PEM of the certificates that prove everybody in the mesh.
     """
 
     objects: Mapping[ObjectKey, MeshObject] = field(default_factory=lambda: MappingProxyType({}))
@@ -190,6 +221,7 @@ class World:
     root_namespace: str = "istio-system"
     domain_suffix: str = "cluster.local"
     revision: int = 0
+    roots: str = ""
 
     def of_kind(self, kind: str) -> list[MeshObject]:
         """Objects of a kind, oldest first, then by namespace and name: the order in which Istio lets rivals win."""

@@ -7,7 +7,7 @@ Rule 3: the longer of two matching wildcards is the more specific; an exact name
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 INBOUND_PREFIX = "xds.istio.io/grpc/lds/inbound/"
@@ -115,6 +115,19 @@ def covers(pattern: str, host: str) -> bool:
 def most_specific(host: str, patterns: Iterable[str]) -> str | None:
     """The best of the patterns that cover a host (rule 3); None if none does."""
     return min((pattern for pattern in patterns if covers(pattern, host)), key=specificity, default=None)
+
+
+def most_specific_known(host: str, known: Container[str]) -> str | None:
+    """As `most_specific`, by looking up the few patterns that cover a host instead of going through thousands."""
+    if host in known:
+        return host
+    dot = host.find(".", 1)
+    while dot >= 0:
+        pattern = f"*{host[dot:]}"
+        if pattern in known:
+            return pattern
+        dot = host.find(".", dot + 1)
+    return "*" if "*" in known else None
 
 
 def specificity(pattern: str) -> tuple[bool, int, str]:

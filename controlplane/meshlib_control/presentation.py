@@ -87,7 +87,7 @@ def _timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-_STATES = {
+STATES = {
     SyncState.SYNCED: "synced",
     SyncState.STALE: "pending",
     SyncState.NACK: "rejected",
@@ -116,7 +116,7 @@ def proxy_data(row: ProxyStatus, now: float) -> dict[str, Any]:
         ],
         "client": node.version or node.kind,
         "kind": node.kind,
-        "status": _STATES[row.state],
+        "status": STATES[row.state],
         "types": [_type_data(entry) for entry in row.types],
         "errors": [
             {"type": _short(entry.type_url), "error": entry.error, "objects": [str(key) for key in entry.objects]}
@@ -143,7 +143,7 @@ def time_left(expires: float | None, now: float) -> str:
 
 
 def _type_data(entry: TypeStatus) -> dict[str, Any]:
-    return {"type": _short(entry.type_url), "status": _STATES[entry.state], "resources": entry.resources}
+    return {"type": _short(entry.type_url), "status": STATES[entry.state], "resources": entry.resources}
 
 
 def _short(type_url: str) -> str:

@@ -1,25 +1,23 @@
 """Who is there: connected instances and declared services become the services of a `World`.
 
-Rule 1: the xDS stream is the lease. A node exists while at least one of its streams does.
-Rule 2: one address and port is one instance, however many streams (workers of a prefork server) announce it; the last
-        announcement says what its labels are.
-Rule 3: a registered service beats a ServiceEntry for the same host and port; an older ServiceEntry beats a newer one.
-Rule 4: a service whose last instance left stays known, without instances, as a Kubernetes Service without pods does. Else its
-        host would count as outside the mesh, and requests would go in plain text to whatever DNS says. It gives way to a
-        ServiceEntry. In memory only: after a restart a service is unknown until an instance registers.
+Rule 1: the xDS stream is the lease. A node exists while at least one of its streams does; after a restart of the control
+        plane, nodes known from before it exist a while longer, until they are back (`remember`).
+Rule 2: a registered service beats a ServiceEntry for the same host and port, but for one that nobody serves any more; an older
+        ServiceEntry beats a newer one.
+Rule 3: what did not change is the same object in the next world.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
-from meshlib_control import names
-from meshlib_control.index import indexed
-from meshlib_control.model import Instance, MeshObject, Node, ObjectKey, Registration, Service, ServicePort, World
+from meshlib_control.announced import AnnouncedServices, joined
+from meshlib_control.index import IndexedWorld, indexed
+from meshlib_control.model import MeshObject, Node, ObjectKey, Service, World
 from meshlib_control.translate.service_entry import declared_services
 
 
@@ -27,7 +25,7 @@ class Registry:
     """Connected nodes, and the worlds made of them. Safe to call from several threads.
 
     Args:
-        trust_domain, root_namespace, domain_suffix: written into every world.
+        trust_domain, root_namespace, domain_suffix, roots: written into every world.
     """
 
     def __init__(
@@ -35,11 +33,16 @@ class Registry:
         trust_domain: str = "cluster.local",
         root_namespace: str = "istio-system",
         domain_suffix: str = "cluster.local",
+        roots: str = "",
     ) -> None:
-        self._empty = World(trust_domain=trust_domain, root_namespace=root_namespace, domain_suffix=domain_suffix)
+        self._empty = World(trust_domain=trust_domain, root_namespace=root_namespace, domain_suffix=domain_suffix, roots=roots)
         self._lock = threading.Lock()
         self._streams: dict[str, Node] = {}  # in order of announcement
-        self._remembered: dict[str, Service] = {}  # without instances, by host
+        self._remembered: dict[str, Node] = {}  # the same, from before a restart
+        self._announced = AnnouncedServices(domain_suffix)
+        self._index = indexed(self._empty)
+        self._declared: tuple[Service, ...] = ()
+        self._declared_from: tuple[Any, ...] = ()
         self._listeners: list[Callable[[], None]] = []
         self._revision = 0
 
@@ -52,7 +55,8 @@ class Registry:
         with self._lock:
             before = self._streams.pop(stream_id, None)
             self._streams[stream_id] = node
-            self._remember(node)
+            self._replace(stream_id, before, node)
+            self._replace(_former(node), self._remembered.pop(_former(node), None), None)
         if before != node and (node.registrations or (before and before.registrations)):
             self._notify()
 
@@ -60,8 +64,27 @@ class Registry:
         """A stream ended. Unknown streams are ignored: ending twice is harmless."""
         with self._lock:
             before = self._streams.pop(stream_id, None)
+            self._replace(stream_id, before, None)
         if before and before.registrations:
             self._notify()
+
+    def remember(self, nodes: Iterable[Node]) -> None:
+        """Nodes known from before a restart: they count as connected until they are, or until `forget_remembered`."""
+        with self._lock:
+            for node in nodes:
+                self._replace(_former(node), self._remembered.get(_former(node)), node)
+                self._remembered[_former(node)] = node
+        self._notify()
+
+    def forget_remembered(self) -> int:
+        """Everybody had time to come back. Returns how many did not."""
+        with self._lock:
+            missing, self._remembered = self._remembered, {}
+            for stream_id, node in missing.items():
+                self._replace(stream_id, node, None)
+        if missing:
+            self._notify()
+        return len(missing)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -69,76 +92,54 @@ class Registry:
         with self._lock:
             return tuple(self._streams.values())
 
+    @property
+    def members(self) -> tuple[Node, ...]:
+        """Those who are remembered, and those who are there; each once."""
+        with self._lock:
+            return (*self._remembered.values(), *{_former(node): node for node in self._streams.values()}.values())
+
     def world(self, objects: Mapping[ObjectKey, MeshObject]) -> World:
         """A new world of these objects and of what is registered now."""
         with self._lock:
             self._revision += 1
-            revision, nodes, remembered = self._revision, tuple(self._streams.values()), dict(self._remembered)
-        world = indexed(replace(self._empty, objects=MappingProxyType(dict(objects)), revision=revision))
-        services = _registered_services(nodes, world.domain_suffix)
-        for declared in declared_services(world, nodes):
-            known = services.get(declared.hostname)
-            services[declared.hostname] = _joined(known, declared) if known else declared
-        for host, left in sorted(remembered.items()):
-            services[host] = _joined(services[host], left) if host in services else left
-        return replace(world, services=MappingProxyType(services))
+            known = self._indexed(objects)
+            services = self._announced.services()
+            for declared in self._declared_services(known):
+                services[declared.hostname] = _both(services.get(declared.hostname), declared)
+            return replace(known, services=MappingProxyType(services), revision=self._revision)
 
-    def _remember(self, node: Node) -> None:
-        for host, service in _registered_services((node,), self._empty.domain_suffix).items():
-            empty = replace(service, instances=MappingProxyType({port.number: () for port in service.ports}))
-            before = self._remembered.get(host)
-            self._remembered[host] = _joined(empty, before) if before else empty
+    def _replace(self, stream_id: str, before: Node | None, after: Node | None) -> None:
+        if before is not None:
+            self._announced.take(stream_id, before)
+        if after is not None:
+            self._announced.put(stream_id, after)
+
+    def _indexed(self, objects: Mapping[ObjectKey, MeshObject]) -> IndexedWorld:
+        if self._index.objects != objects:
+            self._index = indexed(replace(self._empty, objects=MappingProxyType(dict(objects))))
+        return self._index
+
+    def _declared_services(self, known: IndexedWorld) -> tuple[Service, ...]:
+        entries = known.of_kind("ServiceEntry")
+        selective = any(getattr(item.spec, "workload_selector", None) is not None for item in entries)
+        nodes = (*self._remembered.values(), *self._streams.values()) if selective else ()
+        made_from = (entries, known.of_kind("WorkloadEntry"), nodes)
+        if made_from != self._declared_from:
+            self._declared, self._declared_from = tuple(declared_services(known, nodes)), made_from
+        return self._declared
 
     def _notify(self) -> None:
         for listener in self._listeners:
             listener()
 
 
-def _registered_services(nodes: Iterable[Node], domain: str) -> dict[str, Service]:
-    instances: dict[str, dict[int, dict[tuple[str, int], Instance]]] = defaultdict(lambda: defaultdict(dict))
-    ports: dict[str, dict[int, ServicePort]] = defaultdict(dict)
-    namespaces: dict[str, str] = {}
-    for node in nodes:
-        for entry in node.registrations:
-            host = names.service_hostname(entry.service, node.namespace, domain)
-            namespaces[host] = node.namespace
-            ports[host][entry.port] = ServicePort(entry.port, entry.protocol.lower(), entry.protocol.lower())
-            instances[host][entry.port][(node.address, entry.target_port)] = registered_instance(node, entry)
-    return {
-        host: Service(
-            hostname=host,
-            namespace=namespaces[host],
-            ports=tuple(ports[host][number] for number in sorted(ports[host])),
-            instances=MappingProxyType({port: _in_order(found.values()) for port, found in by_port.items()}),
-        )
-        for host, by_port in sorted(instances.items())
-    }
+def _both(registered: Service | None, declared: Service) -> Service:
+    if registered is None:
+        return declared
+    served = any(registered.instances.values())
+    return joined(registered, declared) if served else joined(declared, registered)
 
 
-def registered_instance(node: Node, entry: Registration) -> Instance:
-    """The endpoint that a node's registration announces."""
-    return Instance(
-        address=node.address,
-        port=entry.target_port,
-        labels=node.labels,
-        locality=node.locality,
-        name=node.instance,
-        workload=node.workload or node.instance,
-        namespace=node.namespace,
-        service_account=node.service_account,
-    )
-
-
-def _in_order(instances: Iterable[Instance]) -> tuple[Instance, ...]:
-    # The order of announcement changes when a stream reconnects; equal worlds must give equal resources.
-    return tuple(sorted(instances, key=lambda instance: (instance.address, instance.port)))
-
-
-def _joined(first: Service, second: Service) -> Service:
-    """The first service, with the ports of the second that it lacks (rule 3)."""
-    known = {port.number for port in first.ports}
-    added = tuple(port for port in second.ports if port.number not in known)
-    if not added:
-        return first
-    instances = {**{port.number: second.instances.get(port.number, ()) for port in added}, **first.instances}
-    return replace(first, ports=(*first.ports, *added), instances=MappingProxyType(instances))
+def _former(node: Node) -> str:
+    """The stream of a node in a former life. Nobody else's can be taken back: the identity is proven."""
+    return f"{node.spiffe_id} {node.id}"

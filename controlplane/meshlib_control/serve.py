@@ -27,27 +27,30 @@ from .api.bodies import ExplainBody
 from .authn import Administrator, Authenticator
 from .ca import CERTIFICATE_FILE, open_authority
 from .ca_service import certificate_handler
+from .configured import configuration_data, is_called
 from .current import FILE as CURRENT_FILE
 from .current import Current
 from .desk import Desk
 from .errors import CannotStart
 from .explaining import asking_node, explain_request, question
-from .grpc_listener import RenewedCertificate, listen_grpc, server_credentials
+from .grpc_listener import RenewedCertificate, listen_for_certificates, listen_grpc, server_credentials
 from .http_listener import ApiServer
 from .inventory import open_inventory
 from .issued import IssuedCertificates
 from .listening import Address, listen, parse_address
+from .members import kept, recall
 from .model import Node, World
 from .presentation import proxy_data
 from .private_file import replace_file
 from .registry import Registry
 from .snapshots import Snapshot
 from .tokens import ADMIN_FILE, open_admin_token, open_issuer
+from .xds.debounce import LONGEST, QUIET
 from .xds.server import DiscoveryService
 
 Say = Callable[[str], None]
 
-GRACE = 0.5  # seconds for open streams at the end; clients reconnect anyway
+GRACE = 0.1  # seconds for what is under way at the end; streams have had their time before (`members`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class ControlPlaneOptions:
         data: keys, tokens, objects.
         config: a folder of YAML that is watched; None: no folder.
         xds_address, api_address: `HOST:PORT`; port 0 takes any free one.
+        xds_mtls_address: where clients join that show a certificate instead of a token; empty: the port after the xDS port.
         server_names: further names for the server's certificate.
         quiet, longest: debounce of pushes, seconds.
     """
@@ -68,10 +72,11 @@ class ControlPlaneOptions:
     config: Path | None = None
     xds_address: str = "127.0.0.1:15012"
     api_address: str = "127.0.0.1:15014"
+    xds_mtls_address: str = ""
     server_names: tuple[str, ...] = ()
     trust_domain: str = "cluster.local"
-    quiet: float = 0.1
-    longest: float = 10.0
+    quiet: float = QUIET
+    longest: float = LONGEST
 
 
 def utc_now() -> datetime:
@@ -105,12 +110,13 @@ class ControlPlane:
         options: how it is run.
         clock: the time of day, UTC.
 
-    `xds` and `api` are the addresses it really listens on, known after `start`.
+    `xds`, `xds_mtls` and `api` are the addresses it really listens on, known after `start`; `xds_mtls` may be None.
     """
 
     def __init__(self, options: ControlPlaneOptions, clock: Callable[[], datetime] = utc_now) -> None:
         self.options = options
         self.xds = parse_address(options.xds_address, "--xds-address")
+        self.xds_mtls: Address | None = None
         self.api = parse_address(options.api_address, "--api-address")
         self._clock = clock
         self._closing = contextlib.AsyncExitStack()
@@ -137,6 +143,7 @@ class ControlPlane:
             token_file=str(self.options.data.absolute() / ADMIN_FILE),
             root_cert=str(self.options.data.absolute() / CERTIFICATE_FILE),
             xds=str(self.xds),
+            xds_mtls=str(self.xds_mtls or ""),
         )
 
     async def _start(self, started: contextlib.AsyncExitStack) -> None:
@@ -147,7 +154,8 @@ class ControlPlane:
         administrator = Administrator(open_admin_token(options.data))
         authenticator = Authenticator(issuer, options.trust_domain, self._clock, authority.root_pem)
         inventory = started.enter_context(open_inventory(options.data, options.config))
-        registry, issued = Registry(trust_domain=options.trust_domain), IssuedCertificates()
+        registry = Registry(trust_domain=options.trust_domain, roots=authority.root_pem.decode())
+        issued = IssuedCertificates()
         certificate = RenewedCertificate(authority, self._names(), self._clock)
 
         discovery = DiscoveryService(
@@ -166,19 +174,26 @@ class ControlPlane:
             issuer=issuer,
             proxies=lambda: [proxy_data(row, self._clock().timestamp()) for row in discovery.status()],
             explain=lambda body: _explain(registry.world(inventory.objects()), registry.nodes, body),
+            configurations=lambda name, kinds: _configurations(discovery, name, kinds),
             clock=self._clock,
         )
         # Both ports are bound before either is served: a taken one leaves nothing behind.
         listener = started.enter_context(contextlib.closing(listen(self.api, "--api-address")))
         handlers = [discovery.handler(), certificate_handler(authority, authenticator, self._clock, issued)]
+        wanted = self.xds.port
         server, self.xds = listen_grpc(self.xds, server_credentials(certificate), handlers)
+        self.xds_mtls = listen_for_certificates(
+            server, options.xds_mtls_address, self.xds, wanted, server_credentials(certificate, authority.root_pem)
+        )
         self.api = Address(self.api.host, listener.getsockname()[1])
 
+        grace = recall(registry, options.data, lambda: self._clock().timestamp())
         discovery.start()
         started.callback(discovery.stop)
         await started.enter_async_context(inventory.watching(discovery.changed))
         await server.start()
         started.push_async_callback(server.stop, GRACE)
+        await started.enter_async_context(kept(registry, options.data, grace))
         api = ApiServer(
             create_app(desk, administrator, loopback=self.api.loopback), listener, None if self.api.loopback else certificate
         )
@@ -187,7 +202,8 @@ class ControlPlane:
         started.enter_context(_announced(options.home, self.current))
 
     def _names(self) -> list[str]:
-        hosts = [self.xds.host, self.api.host, socket.gethostname(), *self.options.server_names]
+        certified = self.options.xds_mtls_address.rpartition(":")[0].strip("[]")
+        hosts = [self.xds.host, self.api.host, certified, socket.gethostname(), *self.options.server_names]
         return [host for host in hosts if host not in ("0.0.0.0", "::", "")]  # noqa: S104  not listened on here
 
 
@@ -198,6 +214,11 @@ def _explain(world: World, nodes: Sequence[Node], body: ExplainBody) -> dict[str
     answer = explain_request(Snapshot(world).view(node), request)
     caller = {"service": body.caller, "namespace": node.namespace, "instance": node.instance, "connected": connected}
     return {"request": {"method": request.method, "url": body.url, "headers": body.headers}, "caller": caller, **answer}
+
+
+def _configurations(discovery: DiscoveryService, name: str, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    found = discovery.configurations(lambda node: is_called(node, name))
+    return [configuration_data(one, kinds, changing=discovery.changing) for one in found]
 
 
 @contextlib.contextmanager

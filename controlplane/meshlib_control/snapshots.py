@@ -1,8 +1,8 @@
 """The published world, and the resources made of it so far.
 
 Rule 1: readers get one world; a `NodeView` never mixes two.
-Rule 2: a resource is translated once per world and kind of view, when the first client asks. Nodes that translation cannot
-        tell apart (same kind, namespace and labels) share it.
+Rule 2: a resource is translated once, when the first client asks. It is shared by all nodes that translation cannot tell
+        apart, and kept in the next worlds for as long as what translation read is the same (`reads`).
 Rule 3: a fault of ours in translating one resource neither ends the stream of a client (its lease) nor takes the resource
         away: what the previous world gave stays.
 """
@@ -11,38 +11,98 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Collection, Container, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
+from meshlib_control.index import indexed
 from meshlib_control.model import Node, Resource, World
+from meshlib_control.reads import Difference, Path, fact, noted_node, noted_world
 from meshlib_control.translate import translate, wildcard_names
 
 _log = logging.getLogger(__name__)
 
-ViewKey = tuple[str, str, tuple[tuple[str, str], ...]]
-Place = tuple[ViewKey, str, str]  # view, type_url, name
+WILDCARD: Final = "*"
+Place = tuple[str, str]
+"""A type_url and a name; `WILDCARD`: the names that the wildcard of the type means."""
 
 
-def view_key(node: Node) -> ViewKey:
-    """What translation looks at in a node that asks."""
-    return (node.kind, node.namespace, tuple(sorted(node.labels.items())))
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What translation gave, and what it read of the world for it. No result: there is no such resource."""
+
+    result: Any
+    reads: frozenset[Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What was made, by place, then by what was read of the node. Entries are only ever added, so readers need no lock."""
+
+    places: dict[Place, dict[tuple[Path, ...], dict[tuple[Any, ...], Made]]] = field(default_factory=dict)
+
+    def find(self, place: Place, node: Node) -> Made | None:
+        """What was made for a node that looks like this one."""
+        for paths, by_facts in list(self.places.get(place, {}).items()):
+            found = by_facts.get(_facts(node, paths))
+            if found is not None:
+                return found
+        return None
+
+    def add(self, place: Place, node: Node, paths: Collection[Path], made: Made) -> None:
+        """Remember what was made for a node, of which `paths` were read."""
+        known = tuple(sorted(paths, key=repr))
+        self.places.setdefault(place, {}).setdefault(known, {})[_facts(node, known)] = made
+
+    def kept(self, difference: Difference) -> tuple[Memory, Mapping[str, frozenset[str]]]:
+        """What still holds in the new world, and the names, by type, of what does not."""
+        memory, touched = Memory(), defaultdict[str, set[str]](set)
+        for place, variants in list(self.places.items()):
+            held = {
+                paths: {facts: made for facts, made in list(by_facts.items()) if not difference.touches(made.reads)}
+                for paths, by_facts in list(variants.items())
+            }
+            if any(len(held[paths]) < len(by_facts) for paths, by_facts in variants.items() if paths in held):
+                touched[place[0]].add(place[1])
+            if any(held.values()):
+                memory.places[place] = held
+        return memory, {type_url: frozenset(names) for type_url, names in touched.items()}
+
+
+def _facts(node: Node, paths: tuple[Path, ...]) -> tuple[Any, ...]:
+    return tuple([fact(node, path) for path in paths])
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One world and what was made of it. Resources are only ever added, so readers need no lock.
+    """One world and what was made of it.
 
     Args:
+        memory: what was made so far.
         previous: what was made of the world before.
+        base: that world's revision.
+        touched: what may differ from it: names by type. None: everything.
     """
 
     world: World
-    made: dict[Place, Resource] = field(default_factory=dict)
-    previous: Mapping[Place, Resource] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
+    previous: Memory = field(default_factory=Memory)
+    base: int = -1
+    touched: Mapping[str, frozenset[str]] | None = None
 
     def view(self, node: Node) -> NodeView:
         """This world as a node sees it."""
-        return NodeView(self, node, view_key(node))
+        return NodeView(self, node)
+
+    def changed_since(self, revision: int, type_url: str) -> frozenset[str] | None:
+        """Names of a type that may differ from what they were in an earlier world; None: any may.
+
+        Names that nobody has asked for count as well, but are not listed.
+        """
+        if revision == self.world.revision:
+            return frozenset()
+        return self.touched.get(type_url, frozenset()) if self.touched is not None and revision == self.base else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +111,46 @@ class NodeView:
 
     snapshot: Snapshot
     node: Node
-    key: ViewKey
 
     @property
     def revision(self) -> int:
         """The world's revision."""
         return self.snapshot.world.revision
 
+    def changed_since(self, revision: int, type_url: str) -> frozenset[str] | None:
+        """Names that may differ from what they were in an earlier world; None: any may. `WILDCARD`: there are others."""
+        return self.snapshot.changed_since(revision, type_url)
+
     def resource(self, type_url: str, name: str) -> Resource | None:
         """A resource; None if it does not exist for this node."""
-        place = (self.key, type_url, name)
-        made = self.snapshot.made.get(place) or self._translated(place)
-        if made is not None:  # absent names are not kept: there is no end to them
-            self.snapshot.made[place] = made
-        return made
-
-    def _translated(self, place: Place) -> Resource | None:
-        _, type_url, name = place
-        try:
-            return translate(self.snapshot.world, self.node, type_url, name)
-        except Exception:  # rule 3
-            _log.exception("translating %s %s failed; its clients keep what they have", type_url, name)
-            return self.snapshot.previous.get(place)
+        found: Resource | None = self._made((type_url, name), None)
+        return found
 
     def names(self, type_url: str) -> Collection[str]:
         """What a wildcard subscription of this type means."""
-        return wildcard_names(self.snapshot.world, self.node, type_url)
+        found: frozenset[str] = self._made((type_url, WILDCARD), frozenset())
+        return found
+
+    def _made(self, place: Place, nothing: Any) -> Any:
+        made = self.snapshot.memory.find(place, self.node)
+        if made is None:
+            paths = set[Path]()
+            made = self._translated(place, nothing, paths)
+            self.snapshot.memory.add(place, self.node, paths, made)
+        return made.result
+
+    def _translated(self, place: Place, nothing: Any, paths: set[Path]) -> Made:
+        reads = set[Path]()
+        world, node = noted_world(self.snapshot.world, reads), noted_node(self.node, paths)
+        type_url, name = place
+        try:
+            if name == WILDCARD:
+                return Made(frozenset(wildcard_names(world, node, type_url)), frozenset(reads))
+            return Made(translate(world, node, type_url, name), frozenset(reads))
+        except Exception:  # rule 3
+            _log.exception("translating %s %s failed; its clients keep what they have", type_url, name)
+            before = self.snapshot.previous.find(place, self.node)
+            return Made(before.result if before else nothing, frozenset(reads))
 
 
 class Snapshots:
@@ -91,10 +165,37 @@ class Snapshots:
         """The snapshot that holds now."""
         return self._current
 
+    @property
+    def size(self) -> int:
+        """How many places are remembered."""
+        return len(self._current.memory.places)
+
     def publish(self, world: World) -> bool:
         """Makes a world the current one; False for one older than the current, which is ignored."""
         with self._lock:
             if world.revision < self._current.world.revision:
                 return False
-            self._current = Snapshot(world, previous=self._current.made)
+            self._current = _successor(self._current, world)
         return True
+
+    def forget_all_but(self, wanted: Container[Place]) -> None:
+        """Forget what was made of places that nobody wants any more: they come without end."""
+        with self._lock:
+            current = self._current
+            kept = {place: made for place, made in list(current.memory.places.items()) if place in wanted}
+            self._current = replace(current, memory=Memory(kept), previous=Memory())
+
+
+def _successor(current: Snapshot, world: World) -> Snapshot:
+    difference = Difference(indexed(current.world), indexed(world))
+    if difference.total:
+        return Snapshot(world, previous=current.memory)
+    memory, touched = current.memory.kept(difference)
+    return Snapshot(world, memory, current.memory, current.world.revision, touched)
+
+
+def places(type_url: str, names: Collection[str]) -> Iterator[Place]:
+    """The places of a type's names, with its wildcard."""
+    yield type_url, WILDCARD
+    for name in names:
+        yield type_url, name

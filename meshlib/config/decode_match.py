@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from meshlib.config.model import HeaderMatch, MatchKind, Pattern, QueryMatch, RouteMatch, StringMatch
 from meshlib.errors import ConfigurationError
+from meshlib.facts import ascii_lower
 
 _UNSUPPORTED = ("runtime_fraction", "grpc", "tls_context")
 
@@ -122,8 +122,9 @@ def _string(matcher: Any, place: str) -> StringMatch:
 
 
 def _plain(kind: MatchKind, value: str, ignore_case: bool) -> StringMatch:
-    match = StringMatch(kind, value, ignore_case)
-    return replace(match, value=value.lower()) if ignore_case else match
+    # Envoy compares bytes: what was written in UTF-8 becomes the latin-1 text in which facts hold the bytes of a request.
+    text = value if value.isascii() else value.encode().decode("latin-1")
+    return StringMatch(kind, ascii_lower(text) if ignore_case else text, ignore_case)
 
 
 def _regex(text: str, place: str) -> StringMatch:
@@ -141,8 +142,9 @@ def _compiled(text: str) -> Pattern:
 
     options = re2.Options()
     options.log_errors = False
+    options.encoding = re2.Options.Encoding.LATIN1  # Envoy's build reads bytes: `.` is one of them, whatever they stand for
     try:
-        compiled: Pattern = re2.compile(text, options)
+        compiled: Pattern = re2.compile(text.encode(), options)
     except re2.error as error:
         reason = error.args[0] if error.args else error
         raise ValueError(reason.decode() if isinstance(reason, bytes) else str(reason)) from error

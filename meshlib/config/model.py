@@ -15,7 +15,7 @@ from typing import Protocol
 class Pattern(Protocol):
     """A compiled RE2 expression."""
 
-    def fullmatch(self, text: str, /) -> object | None:
+    def fullmatch(self, text: bytes, /) -> object | None:
         """A match of the whole text, or None."""
 
 
@@ -53,7 +53,12 @@ class MatchKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StringMatch:
-    """One comparison. `value` is lower case already where `ignore_case` is set; `pattern` is set for REGEX only."""
+    """One comparison.
+
+    Args:
+        value: UTF-8 shown as latin-1, as texts of requests are; in lower case already where `ignore_case` is set.
+        pattern: set for REGEX only; it reads bytes, each for itself.
+    """
 
     kind: MatchKind
     value: str = ""

@@ -17,7 +17,7 @@ Rule 4: a response that is followed by another `Pause` or `Send` is not delivere
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from meshlib.config.model import Cluster, Endpoint, LbPolicy, Route
@@ -34,6 +34,8 @@ from meshlib.errors import (
 from meshlib.facts import Failure, FailureKind, Headers, Request, Response
 from meshlib.outbound import fault
 from meshlib.outbound.balance import Balancer, Balancers, Key, Load
+from meshlib.outbound.path import normalized
+from meshlib.outbound.reply import answer
 from meshlib.outbound.retry import Final, decide
 from meshlib.outbound.route import Chosen, Dice, choose
 from meshlib.outbound.terms import ATTEMPT_COUNT, EXPECTED_TIMEOUT, terms_of
@@ -63,6 +65,7 @@ class Send:
             A driver with limits of its own that end the whole request closes the generator instead.
         headers: to add to this try.
         request: what to send: the caller's request without the headers that were orders to this machine.
+        deadline: time of the clock at which the whole exchange must be over; None: no limit.
     """
 
     endpoint: Endpoint
@@ -71,6 +74,7 @@ class Send:
     timeout: float | None
     headers: Headers
     request: Request
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class LocalReply:
     Args:
         flag: Envoy's response flags: `FI`, `DI,FI`, `NR`.
         detail: Envoy's response code details.
+        cluster: where the request would have gone; empty: nothing was chosen.
     """
 
     status: int
@@ -108,9 +113,8 @@ class LocalReply:
     flag: str
     detail: str
     route: Route | None = None
+    cluster: str = ""
 
-
-NO_ROUTE = LocalReply(404, (("content-length", "0"),), b"", "NR", "route_not_found")
 
 Exchange = Generator[Pause | Send, Response | Failure | None, Deliver | LocalReply]
 
@@ -132,39 +136,51 @@ def exchange(
     dice: Dice,
     *,
     replayable: bool = True,
+    until: float | None = None,
 ) -> Exchange:
     """One request to its end.
 
     Args:
         replayable: whether the body can be sent again after an answer (bytes or none: yes; a stream: no).
+        until: time of the clock at which the caller stops waiting; a limit beside the route's, also of an injected delay.
 
     Raises:
         UpstreamError: no cluster, no endpoint, or the last try failed; with what the mesh saw.
     """
+    path = normalized(request.path)
+    if path is None:
+        return LocalReply(*answer(request, 400, b""), "", "path_normalization_failed")
+    if path != request.path:
+        request = replace(request, path=path)
     chosen = choose(destination.routes, request, dice)
     if chosen is None:
-        return NO_ROUTE
+        return LocalReply(*answer(request, 404, b""), "NR", "route_not_found")
     delayed = ""
     if chosen.route.fault is not None:
         drawn = fault.draw(chosen.route.fault, dice)
         if drawn.delay:
             delayed = fault.DELAY_FLAG
-            yield Pause(drawn.delay, "fault delay")
+            yield Pause(drawn.delay if until is None else max(0.0, min(drawn.delay, until - clock())), "fault delay")
         if drawn.abort is not None:
             status, headers, body = fault.answer(drawn.abort, request)
-            return LocalReply(status, headers, body, _flags(delayed, fault.ABORT_FLAG), "fault_filter_abort", chosen.route)
+            flags = _flags(delayed, fault.ABORT_FLAG)
+            return LocalReply(status, headers, body, flags, "fault_filter_abort", chosen.route, chosen.cluster_name)
     trip = _Trip(destination, chosen, request, balancers, delayed)
-    return (yield from _tries(trip, clock, dice, replayable))
+    return (yield from _tries(trip, clock, dice, replayable, until))
 
 
-def _tries(trip: _Trip, clock: Clock, dice: Dice, replayable: bool) -> Exchange:
+def _tries(trip: _Trip, clock: Clock, dice: Dice, replayable: bool, until: float | None) -> Exchange:
     terms = trip.terms
     deadline = None if terms.timeout is None else clock() + terms.timeout
-    left = terms.timeout
+    left, whose = terms.timeout, "the route's timeout"
+    if until is not None and (deadline is None or until < deadline):
+        deadline, left, whose = until, until - clock(), "the caller's deadline"
+        if left <= 0:
+            raise trip.error(UpstreamTimeout, f"{whose} passed before the request was sent")
     while True:
         load = trip.take(dice)
         try:
-            outcome = yield trip.send(load.endpoint, left)
+            outcome = yield trip.send(load.endpoint, left, deadline)
         except BaseException:  # the driver gave up: whatever the reason, the load must go
             load.done()
             raise
@@ -172,7 +188,7 @@ def _tries(trip: _Trip, clock: Clock, dice: Dice, replayable: bool) -> Exchange:
         left = None if deadline is None else deadline - clock()
         if trip.out_of_time(outcome, left):
             load.done()
-            raise trip.error(UpstreamTimeout, "the route's timeout passed")
+            raise trip.error(UpstreamTimeout, f"{whose} passed")
         verdict = decide(terms.retry, trip.attempt, outcome, dice, replayable=replayable)
         if isinstance(verdict, Final):
             return trip.end(outcome, load, verdict, deadline)
@@ -180,7 +196,7 @@ def _tries(trip: _Trip, clock: Clock, dice: Dice, replayable: bool) -> Exchange:
         yield Pause(verdict.wait if left is None else min(verdict.wait, left), f"retry {trip.attempt}: {verdict.why}")
         left = None if deadline is None else deadline - clock()
         if left is not None and left <= 0:
-            raise trip.error(UpstreamTimeout, "the route's timeout passed while waiting for the next try")
+            raise trip.error(UpstreamTimeout, f"{whose} passed while waiting for the next try")
 
 
 class _Trip:
@@ -209,7 +225,7 @@ class _Trip:
         self.attempt = 0
         cluster = destination.clusters.get(chosen.cluster_name)
         if cluster is None:
-            raise NoCluster(self._sighting("NC", "the cluster does not exist", chosen.cluster_name))
+            raise NoCluster(self._sighting(_flags("NC", delayed), "the cluster does not exist", chosen.cluster_name))
         self.cluster = cluster
         self.terms = terms_of(chosen.route, request)
         self._balancer = balancer_for(destination, cluster, balancers)
@@ -233,8 +249,8 @@ class _Trip:
         policy = self.terms.retry
         return policy.host_selection_attempts if policy is not None and policy.avoid_previous_hosts else 0
 
-    def send(self, endpoint: Endpoint, left: float | None) -> Send:
-        """The next try. `left`: seconds until the route's timeout."""
+    def send(self, endpoint: Endpoint, left: float | None, deadline: float | None) -> Send:
+        """The next try. `left`: seconds until the deadline of the whole exchange."""
         terms = self.terms
         self._limited_by_route = terms.per_try is None or (left is not None and left <= terms.per_try)
         limit = left if self._limited_by_route else terms.per_try
@@ -242,7 +258,7 @@ class _Trip:
         if limit is not None:
             # At least 1: zero would tell the upstream that there is no limit (Envoy does the same).
             headers = (*headers, (EXPECTED_TIMEOUT, str(max(1, int(limit * 1000)))))
-        return Send(endpoint, self.cluster, self.attempt, limit, headers, terms.request)
+        return Send(endpoint, self.cluster, self.attempt, limit, headers, terms.request, deadline)
 
     def out_of_time(self, outcome: Response | Failure, left: float | None) -> bool:
         """Whether a failed try used up the route's time. Timers may fire a hair early: the limit that was set decides."""

@@ -6,7 +6,7 @@ shares and fractions are told instead of one draw.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from meshlib.config.model import (
@@ -26,6 +26,7 @@ from meshlib.facts import Request
 from meshlib.outbound.balance import Balancers
 from meshlib.outbound.exchange import balancer_for, named_endpoint
 from meshlib.outbound.match import Condition, bare_path, header_values, query_parameters, unmet
+from meshlib.outbound.path import normalized
 from meshlib.outbound.route import domain_rank, first_match, virtual_host
 from meshlib.outbound.terms import terms_of
 
@@ -111,6 +112,7 @@ def explain(destination: Destination, request: Request, balancers: Balancers | N
     Args:
         balancers: those in use, to tell requests in flight; None: nothing is in flight.
     """
+    request = replace(request, path=normalized(request.path) or request.path)
     host = virtual_host(destination.routes, request.authority)
     if host is None:
         return Explanation(destination.authority, "", "")

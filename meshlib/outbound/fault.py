@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from meshlib.config.model import Abort, Fault
 from meshlib.facts import Headers, Request
+from meshlib.outbound import reply
 from meshlib.outbound.route import Dice
 
 BODY = b"fault filter abort"
@@ -45,20 +46,5 @@ def draw(fault: Fault | None, dice: Dice) -> Drawn:
 
 
 def answer(abort: Abort, request: Request) -> tuple[int, Headers, bytes]:
-    """Status, headers and body of an aborted request.
-
-    Envoy answers 200 when only a gRPC status is set; a gRPC caller finds that status in the headers and no body.
-    """
-    if abort.grpc_status is None:
-        return abort.http_status, _text_headers(BODY), BODY
-    if not (request.header("content-type") or "").startswith("application/grpc"):
-        return 200, _text_headers(BODY), BODY
-    return (
-        200,
-        (("content-type", "application/grpc"), ("grpc-status", str(abort.grpc_status)), ("grpc-message", BODY.decode())),
-        b"",
-    )
-
-
-def _text_headers(body: bytes) -> Headers:
-    return (("content-length", str(len(body))), ("content-type", "text/plain"))
+    """Status, headers and body of an aborted request; 200 when only a gRPC status is set (Envoy)."""
+    return reply.answer(request, 200 if abort.grpc_status is not None else abort.http_status, BODY, abort.grpc_status)

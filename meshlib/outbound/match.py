@@ -1,9 +1,10 @@
 """Whether a request meets a route's conditions. Envoy's rules (config.route.v3.RouteMatch):
 
 Rule 1: paths are compared without query and fragment; query parameters are compared as written, not percent-decoded.
-Rule 2: a regular expression must match the whole text.
+Rule 2: a regular expression must match the whole text. Texts are bytes, shown as latin-1: what an object says in UTF-8 fits a
+request that says it in UTF-8. Only ASCII letters have two cases.
 Rule 3: each line of a header is compared for itself and one that fits is enough (Envoy 1.40; older ones joined them by a comma
-first). Inverted: none may fit. `host` is another name of `:authority`.
+first), but for the headers that Envoy keeps in one line. Inverted: none may fit. `host` is another name of `:authority`.
 Rule 4: a missing header fails its condition, inverted or not, unless it is compared as the empty string or asked for presence.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from meshlib.config.model import HeaderMatch, MatchKind, QueryMatch, RouteMatch, StringMatch
-from meshlib.facts import Headers, Request
+from meshlib.facts import Headers, Request, ascii_lower
 
 
 class Message(Protocol):
@@ -38,14 +39,14 @@ def text_matches(condition: StringMatch, text: str) -> bool:
     """Whether a text meets a condition."""
     kind = condition.kind
     if condition.ignore_case:
-        text = text.lower()
+        text = ascii_lower(text)
     if kind is _PREFIX:
         return text.startswith(condition.value)
     if kind is _EXACT:
         return text == condition.value
     if kind is _REGEX:
         assert condition.pattern is not None
-        return condition.pattern.fullmatch(text) is not None
+        return condition.pattern.fullmatch(text.encode("latin-1", "replace")) is not None
     if kind is _SUFFIX:
         return text.endswith(condition.value)
     return kind is _PRESENT or condition.value in text
@@ -64,12 +65,31 @@ def header_matches(condition: HeaderMatch, message: Message) -> bool:
     return any(text_matches(match, value) for value in values) != condition.invert
 
 
+ONE_LINE = frozenset(
+    {
+        "connection",
+        "content-length",
+        "content-type",
+        "expect",
+        "grpc-timeout",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "upgrade",
+    }
+    | {"transfer-encoding", "user-agent", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-request-id"}
+    | {"x-forwarded-client-cert", "x-forwarded-proto"}
+)
+"""Headers of which Envoy keeps one line, several joined by a comma."""
+
+
 def header_values(name: str, message: Message) -> list[str]:
-    """The values of a header or pseudo header, one for each line."""
+    """The values of a header or pseudo header, one for each line, without blanks around them."""
     if name.startswith(":") or name == "host":
         value = message.header(":authority" if name == "host" else name)
         return [] if value is None else [value]
-    return [value for key, value in message.headers if key == name]
+    values = [value.strip(" \t") for key, value in message.headers if key == name]
+    return [",".join(filter(None, values))] if len(values) > 1 and name in ONE_LINE else values
 
 
 def bare_path(path: str) -> str:

@@ -17,7 +17,16 @@ from meshlib.errors import ConnectionTerminated, ProtocolFailure, Sighting, Upst
 from meshlib.facts import Failure, FailureKind, Headers, Request
 from meshlib.outbound.balance import Balancers
 from meshlib.outbound.exchange import Deliver, LocalReply, Send
-from meshlib.runtime.http1 import BodyFailed, Framing, MalformedResponse, ResponseHead, ResponseParser, framing, request_head
+from meshlib.runtime.http1 import (
+    BodyFailed,
+    Framing,
+    MalformedResponse,
+    PeerClosed,
+    ResponseHead,
+    ResponseParser,
+    framing,
+    request_head,
+)
 from meshlib.runtime.pool import Key, key_of
 from meshlib.runtime.timing import CallerTimeout, Limit, Patience, Timeout, TryTimeout, earliest
 from meshlib.runtime.tls import TlsLayer
@@ -48,8 +57,8 @@ class ClientTls(Protocol):
 class ClientCertificates(Protocol):
     """Where our certificate is kept."""
 
-    def client_context(self) -> ClientTls:
-        """The newest. Raises NoCertificate."""
+    def client_context(self, alpn: tuple[str, ...] = ...) -> ClientTls:
+        """The newest, for these protocols; default: HTTP/1.1. Raises NoCertificate."""
 
 
 class Joined(Protocol):
@@ -312,11 +321,17 @@ def replied(call: Call, reply: LocalReply) -> tuple[ResponseHead, Sighting]:
     route = reply.route.name if reply.route else ""
     call.record.end(
         call.record.event(
-            status=reply.status, route=route, attempts=0, flags=reply.flag, detail=reply.detail, bytes_sent=len(reply.body)
+            status=reply.status,
+            cluster=reply.cluster,
+            route=route,
+            attempts=0,
+            flags=reply.flag or "-",
+            detail=reply.detail,
+            bytes_sent=len(reply.body),
         )
     )
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
-    sighting = Sighting(call.request.authority, route, flag=reply.flag, detail=reply.detail)
+    sighting = Sighting(call.request.authority, route, reply.cluster, flag=reply.flag, detail=reply.detail)
     reason = HTTPStatus(reply.status).phrase if reply.status in _KNOWN else ""
     return ResponseHead(reply.status, reason.encode("ascii"), headers, "1.1"), sighting
 
@@ -333,7 +348,8 @@ def with_headers(request: Request, added: Headers) -> Request:
 def _kind_of(error: Exception) -> type[UpstreamError]:
     if isinstance(error, (CallerTimeout, TryTimeout)):
         return UpstreamTimeout
-    return ProtocolFailure if isinstance(error, MalformedResponse) else ConnectionTerminated
+    # An orderly end in the middle of a body breaks the protocol (Envoy: UPE), a reset breaks the connection (UC).
+    return ProtocolFailure if isinstance(error, (MalformedResponse, PeerClosed)) else ConnectionTerminated
 
 
 def _words(error: Exception) -> str:

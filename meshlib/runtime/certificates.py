@@ -27,6 +27,11 @@ from meshlib.identity.rotation import explain
 ALPN = ("istio-http/1.1", "istio", "http/1.1")
 """What Istio's sidecars offer each other; plain HTTP/1.1 last."""
 
+ALPN_HTTP2 = ("h2", "istio-h2", "istio")
+"""For gRPC. `h2` first: it is the one that grpcio's own TLS knows, and insists on."""
+
+Alpn = tuple[str, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -73,8 +78,23 @@ class ClientTls:
 class _Generation:
     number: int
     identity: Identity
-    server: ssl.SSLContext
-    client: ClientTls
+    servers: dict[Alpn, ssl.SSLContext]
+    clients: dict[Alpn, ClientTls]
+
+    def server(self, alpn: Alpn) -> ssl.SSLContext:
+        """Made when first needed: hardly any process speaks more than one protocol."""
+        found = self.servers.get(alpn)
+        if found is None:
+            found = self.servers.setdefault(alpn, _context(ssl.PROTOCOL_TLS_SERVER, self.identity, alpn))
+        return found
+
+    def client(self, alpn: Alpn) -> ClientTls:
+        """As `server`."""
+        found = self.clients.get(alpn)
+        if found is None:
+            made = ClientTls(_context(ssl.PROTOCOL_TLS_CLIENT, self.identity, alpn), self.number)
+            found = self.clients.setdefault(alpn, made)
+        return found
 
 
 class Certificates:
@@ -87,7 +107,7 @@ class Certificates:
     def __init__(self, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
         self._current: _Generation | None = None
-        self._server: ssl.SSLContext | None = None
+        self._servers: dict[Alpn, ssl.SSLContext] = {}
         self._changed = threading.Condition()
 
     def __repr__(self) -> str:
@@ -103,34 +123,41 @@ class Certificates:
         server, client = _context(ssl.PROTOCOL_TLS_SERVER, identity), _context(ssl.PROTOCOL_TLS_CLIENT, identity)
         with self._changed:
             number = self._current.number + 1 if self._current else 1
-            self._current = _Generation(number, identity, server, ClientTls(client, number))
+            self._current = _Generation(number, identity, {ALPN: server}, {ALPN: ClientTls(client, number)})
             self._changed.notify_all()
         return number
 
-    def server_context(self) -> ssl.SSLContext:
+    def server_context(self, alpn: Alpn = ALPN) -> ssl.SSLContext:
         """The one context for listeners: hand it out once, it shows the newest generation at each handshake.
 
         It may be asked for before the first certificate is there; handshakes fail until then.
-        """
-        if self._server is None:
-            with self._changed:
-                self._server = self._server or self._stable_context()
-        return self._server
 
-    def _stable_context(self) -> ssl.SSLContext:
-        context = _bare(ssl.PROTOCOL_TLS_SERVER)
-        context.sni_callback = self._swap
+        Args:
+            alpn: protocols to accept, best first.
+        """
+        found = self._servers.get(alpn)
+        if found is None:
+            found = self._servers.setdefault(alpn, self._stable_context(alpn))
+        return found
+
+    def _stable_context(self, alpn: Alpn) -> ssl.SSLContext:
+        context = _bare(ssl.PROTOCOL_TLS_SERVER, alpn)
+
+        def swap(session: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
+            current = self._current
+            if current is None:
+                return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
+            session.context = current.server(alpn)
+            return None
+
+        context.sni_callback = swap
         return context
 
-    def _swap(self, session: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
-        current = self._current
-        if current is None:
-            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
-        session.context = current.server
-        return None
-
-    def client_context(self) -> ClientTls:
+    def client_context(self, alpn: Alpn = ALPN) -> ClientTls:
         """The context for new connections to members of the mesh. The transport checks the peer's identity itself.
+
+        Args:
+            alpn: protocols to offer, best first.
 
         Raises:
             NoCertificate: there is none yet, or the newest is not valid now; the message says why.
@@ -141,7 +168,7 @@ class Certificates:
         problem = self.problem()
         if problem:
             raise NoCertificate(f"the certificate of {current.identity.leaf.spiffe_id} cannot be used: {problem}")
-        return current.client
+        return current.client(alpn)
 
     def problem(self) -> str:
         """For people: why the newest certificate cannot be used now; empty if it can, or if there is none."""
@@ -181,21 +208,21 @@ class Certificates:
         return self._current.identity.leaf.not_after if self._current else None
 
 
-def _bare(protocol: int) -> ssl.SSLContext:
+def _bare(protocol: int, alpn: Alpn) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.check_hostname = False  # SPIFFE ids are URIs; the transport compares them (identity.peer.verify)
     context.verify_mode = ssl.CERT_REQUIRED
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # Istio's minimum; both sides prefer 1.3
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(list(ALPN))
+    context.set_alpn_protocols(list(alpn))
     if protocol == ssl.PROTOCOL_TLS_SERVER:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.num_tickets = 0
     return context
 
 
-def _context(protocol: int, identity: Identity) -> ssl.SSLContext:
-    context = _bare(protocol)
+def _context(protocol: int, identity: Identity, alpn: Alpn = ALPN) -> ssl.SSLContext:
+    context = _bare(protocol, alpn)
     try:
         context.load_verify_locations(cadata=identity.roots)
         with _readable(identity.key + identity.chain.encode()) as path:

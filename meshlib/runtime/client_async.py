@@ -20,6 +20,7 @@ from meshlib.runtime.drive import drive_async
 from meshlib.runtime.http1 import BodyFailed, MalformedResponse
 from meshlib.runtime.pool import Pool
 from meshlib.runtime.timing import NO_TIMEOUT, Timeout
+from meshlib.telemetry import deadline
 
 AsyncBody = bytes | AsyncIterable[bytes] | None
 
@@ -61,7 +62,15 @@ class AsyncClient:
             return None
         call = Call(self._mesh, request, body, timeout)
         journey = _Journey(self, call, body)
-        machine = exchange(destination, call.request, self._mesh.balancers, clock, random.random, replayable=not call.one_shot)
+        machine = exchange(
+            destination,
+            call.request,
+            self._mesh.balancers,
+            clock,
+            random.random,
+            replayable=not call.one_shot,
+            until=deadline.current(),
+        )
         try:
             final = await drive_async(machine, journey.attempt, journey.pause)
         except BaseException as error:

@@ -22,6 +22,7 @@ from meshlib.runtime.drive import drive_sync
 from meshlib.runtime.http1 import BodyFailed, MalformedResponse
 from meshlib.runtime.pool import Pool
 from meshlib.runtime.timing import NO_TIMEOUT, Timeout
+from meshlib.telemetry import deadline
 
 SyncBody = bytes | Iterable[bytes] | None
 
@@ -59,7 +60,15 @@ class SyncClient:
             return None
         call = Call(self._mesh, request, body, timeout)
         journey = _Journey(self, call, body)
-        machine = exchange(destination, call.request, self._mesh.balancers, clock, random.random, replayable=not call.one_shot)
+        machine = exchange(
+            destination,
+            call.request,
+            self._mesh.balancers,
+            clock,
+            random.random,
+            replayable=not call.one_shot,
+            until=deadline.current(),
+        )
         try:
             final = drive_sync(machine, journey.attempt, journey.pause)
         except BaseException as error:

@@ -51,8 +51,8 @@ PATIENCE = 2.0
 """Seconds that a request waits for a control plane that has not answered yet."""
 GRACE = 10.0
 """Seconds after a reconnect before losses count: longer than the longest wait of others who reconnect as well."""
-FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
-"""Seconds between tries to connect; doubling."""
+FIRST_RETRY, LONGEST_RETRY = 1.0, 5.0
+"""Longest seconds between tries to connect, at first and at last; doubling."""
 CACHE_PAUSE = 1.0
 """Seconds between two copies of changes to disk. What is new is copied at once: a process may be killed at any time."""
 DRAIN = 0.5
@@ -77,14 +77,17 @@ Open = Callable[[Settings, Announcement, Callable[[bytes], None], Callable[[Cont
 
 
 def retry_wait(failures: int, chance: float) -> float:
-    """Seconds before the next try: doubling, between half and all of it, so that not everybody comes back at once.
+    """Seconds before the next try: doubling, between a tenth and all of it, so that not everybody comes back at once.
+
+    When a stream breaks it breaks for all. Of 1,000 clients at most 170 come back in any 100 ms, however long the control
+    plane was away; half to all of 0.1 s at first would send 700 at once after a short restart.
 
     Args:
         failures: tries that failed since the last success; at least 1.
         chance: uniform in [0.0, 1.0).
     """
     ceiling = min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 16))
-    return ceiling * (0.5 + 0.5 * chance)
+    return ceiling * (0.1 + 0.9 * chance)
 
 
 class Control:

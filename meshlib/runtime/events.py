@@ -21,11 +21,13 @@ class Announcement:
         address: the IP address under which others reach us.
         target_port: where we listen; 0: we serve nothing, or not yet.
         listed: others may be sent to this port. Its policy is asked for in any case.
+        protocol: what we speak there; empty: what the settings say.
     """
 
     address: str
     target_port: int = 0
     listed: bool = True
+    protocol: str = ""
 
     @property
     def inbound_name(self) -> str:

@@ -212,7 +212,7 @@ class Mesh:
         if parts is not None:
             parts.stop()
 
-    def serve(self, port: int, address: str = "") -> None:
+    def serve(self, port: int, address: str = "", protocol: str = "") -> None:
         """Announce that a server of ours listens. A later call replaces an earlier one.
 
         The port's policy is asked for at once; others are told of it with our first certificate, not before.
@@ -220,11 +220,12 @@ class Mesh:
         Args:
             port: where it listens; others are told this port, unless MESHLIB_TARGET_PORT says which one counts.
             address: where it listens; what cannot be reached from elsewhere (`0.0.0.0`) is replaced by our own address.
+            protocol: what it speaks, where the adapter knows better than the settings: `grpc`.
         """
         if not self.settings.enabled or self.settings.target_port not in (0, port):
             return
         control = self._started()
-        announcement = Announcement(self._reachable(address, control), port)
+        announcement = Announcement(self._reachable(address, control), port, protocol=protocol)
         if announcement != self._served:
             self._served, self.withdrawn = announcement, False
             control.serve(announcement)

@@ -30,6 +30,8 @@ class Settings:
         workload: as a deployment's name; default: service and version, `reviews-v1`.
         locality: `region/zone/subzone`.
         control_plane: `host:port` of xDS and the CA.
+        control_plane_mtls: `host:port` of xDS for clients that show a certificate instead of a token, as grpcio's own xDS
+            client does; default: the port after that of `control_plane`.
         token, token_file: the credential; the file is read again for each use, so that it may be renewed in place.
         root_cert: PEM file that proves the control plane; default: the one a control plane of this user wrote, if any.
         home: folder of the user's mesh.
@@ -56,6 +58,7 @@ class Settings:
     workload: str = ""
     locality: Locality = field(default_factory=Locality)
     control_plane: str = "127.0.0.1:15012"
+    control_plane_mtls: str = ""
     token: str = field(default="", repr=False)
     token_file: str = ""
     root_cert: str = ""
@@ -78,6 +81,7 @@ class Settings:
         fill(self, "cache_dir", self.cache_dir or str(Path(self.home) / "cache"))
         fill(self, "instance", self.instance or f"{self.service or 'client'}-{os.getpid()}")
         fill(self, "workload", self.workload or self._default_workload())
+        fill(self, "control_plane_mtls", self.control_plane_mtls or _next_port(self.control_plane))
 
     def _default_workload(self) -> str:
         if not self.service:
@@ -153,6 +157,11 @@ def _address_and_port(text: str) -> str:
     return text
 
 
+def _next_port(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + 1}" if port.isdigit() else address
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip().lower() for part in text.split(",") if part.strip())
 
@@ -201,6 +210,7 @@ _VARIABLES: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "workload": (str, "reviews-v1"),
     "locality": (_locality, "region/zone/subzone"),
     "control_plane": (_address_and_port, "127.0.0.1:15012"),
+    "control_plane_mtls": (_address_and_port, "127.0.0.1:15013"),
     "token": (str, "TOKEN"),
     "token_file": (str, "/var/run/secrets/meshlib/token"),
     "root_cert": (str, "/etc/meshlib/root-cert.pem"),

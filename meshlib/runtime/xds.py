@@ -20,6 +20,7 @@ from meshlib.config.subscription import Ask, Item, Kind, Update
 from meshlib.errors import ConfigurationError, ControlPlaneError
 from meshlib.runtime.credential import REFUSALS, Credential
 from meshlib.runtime.events import Announcement
+from meshlib.runtime.node import node_cluster, node_id, node_locality, node_metadata, served
 from meshlib.runtime.settings import Settings
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
@@ -39,35 +40,19 @@ _KINDS = {url: kind for kind, url in TYPE_URLS.items()}
 
 
 def node(settings: Settings, announcement: Announcement) -> Any:
-    """The xDS node in Istio's form: `library~<ip>~<instance>.<namespace>~<namespace>.svc.<domain>`."""
-    region, zone, sub_zone = settings.locality.region, settings.locality.zone, settings.locality.sub_zone
+    """The xDS node that this library is."""
+    address = announcement.address
     found = message("envoy.config.core.v3.Node")(
-        id=f"library~{announcement.address}~{settings.instance}.{settings.namespace}~{settings.namespace}.svc.{settings.domain}",
-        cluster=f"{settings.service or settings.workload}.{settings.namespace}",
-        locality={"region": region, "zone": zone, "sub_zone": sub_zone},
+        id=node_id("library", settings, address),
+        cluster=node_cluster(settings),
+        locality=node_locality(settings),
         user_agent_name="meshlib",
         user_agent_version=__version__,
     )
-    found.metadata.update(
-        {
-            "GENERATOR": "library",
-            "NAMESPACE": settings.namespace,
-            "NAME": settings.instance,
-            "WORKLOAD_NAME": settings.workload,
-            "LABELS": dict(settings.labels),
-            "CLUSTER_ID": "Kubernetes",
-            "INSTANCE_IPS": announcement.address,
-            "MESHLIB_SERVICES": _registrations(settings, announcement),
-        }
-    )
+    port = announcement.target_port if announcement.listed else 0
+    services = served(settings, port, announcement.protocol)
+    found.metadata.update(node_metadata("library", settings, address, services))
     return found
-
-
-def _registrations(settings: Settings, announcement: Announcement) -> list[dict[str, str | int]]:
-    if not (settings.service and announcement.target_port and announcement.listed):
-        return []
-    port = announcement.target_port
-    return [{"service": settings.service, "port": settings.port or port, "target_port": port, "protocol": settings.protocol}]
 
 
 def to_request(ask: Ask, node: Any | None = None) -> bytes:

@@ -41,7 +41,8 @@ class RequestEvent(NamedTuple):
         flags: Envoy's response flags, `-` for none.
         route, cluster, endpoint, attempts: outbound only.
         upstream_duration: seconds until the head of the response came; None if it did not.
-        request_headers: names in lower case: only those that the access log prints.
+        grpc_status: the number of the gRPC code; empty: not gRPC, or none came.
+        request_messages, response_messages: of a gRPC call.
     """
 
     reporter: Reporter
@@ -72,6 +73,8 @@ class RequestEvent(NamedTuple):
     transport_failure: str = ""
     request_protocol: str = "http"
     grpc_status: str = ""
+    request_messages: int = 0
+    response_messages: int = 0
 
 
 Listener = Callable[[RequestEvent], None]

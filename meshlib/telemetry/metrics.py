@@ -56,7 +56,14 @@ HISTOGRAMS = (
 )
 
 WIDTH = len(BUCKETS) + 2  # of a histogram in a cell: the sum, a count for each bucket, a count for what is above all
-CELL = 1 + WIDTH * len(HISTOGRAMS)  # the number of requests comes first
+MESSAGES = (
+    ("istio_request_messages_total", "gRPC messages that clients sent."),
+    ("istio_response_messages_total", "gRPC messages that servers sent."),
+)
+"""Counters of gRPC calls; other protocols have none."""
+
+FIRST_MESSAGES = 1 + WIDTH * len(HISTOGRAMS)  # in a cell: the number of requests, the histograms, the messages
+CELL = FIRST_MESSAGES + len(MESSAGES)
 
 LabelValues = tuple[str, ...]
 Snapshot = Mapping[LabelValues, tuple[float, ...]]
@@ -103,6 +110,9 @@ class RequestMetrics:
             cell[2 + WIDTH + bisect_left(BUCKETS, event.bytes_received)] += 1
             cell[1 + 2 * WIDTH] += event.bytes_sent
             cell[2 + 2 * WIDTH + bisect_left(BUCKETS, event.bytes_sent)] += 1
+            if event.request_messages or event.response_messages:
+                cell[FIRST_MESSAGES] += event.request_messages
+                cell[FIRST_MESSAGES + 1] += event.response_messages
 
     def _bind(self, key: _Key) -> list[float]:
         if len(self._cells) >= self._limit:

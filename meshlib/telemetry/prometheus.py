@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate
 
-from meshlib.telemetry.metrics import BUCKETS, HISTOGRAMS, LABELS, WIDTH, LabelValues, Snapshot
+from meshlib.telemetry.metrics import BUCKETS, FIRST_MESSAGES, HISTOGRAMS, LABELS, MESSAGES, WIDTH, LabelValues, Snapshot
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _BOUNDS = (*(str(bound) for bound in BUCKETS), "+Inf")
+_PROTOCOL = LABELS.index("request_protocol")
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
@@ -23,6 +24,10 @@ def exposition(snapshot: Snapshot) -> str:
         lines += _head(name, "histogram", text)
         for labels, cell in rows:
             lines += _histogram(name, labels, cell[begin : begin + WIDTH])
+    calls = [(_labels(key), cell) for key, cell in snapshot.items() if key[_PROTOCOL] == "grpc"]
+    for position, (name, text) in enumerate(MESSAGES if calls else (), FIRST_MESSAGES):
+        lines += _head(name, "counter", text)
+        lines += [f"{name}{{{labels}}} {_number(cell[position])}" for labels, cell in calls]
     return "\n".join(lines) + "\n"
 
 

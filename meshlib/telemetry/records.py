@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from meshlib.errors import UpstreamError
 from meshlib.facts import Headers, Peer, Request
+from meshlib.telemetry import deadline
 from meshlib.telemetry.accesslog import AccessLog
 from meshlib.telemetry.context import Propagation, RequestContext, enter, extract, inject, leave, outgoing
 from meshlib.telemetry.details import VIA_UPSTREAM, details
@@ -45,6 +46,7 @@ class Telemetry:
         propagation: what travels on, and how many traces begin here.
         access_log: `off`, `text` or `json`.
         monotonic, now: seconds; for durations and for the access log.
+        clock: what deadlines are moments of.
 
     Attributes:
         metrics: counts of every request told so far.
@@ -61,11 +63,13 @@ class Telemetry:
         access_log: str = "off",
         monotonic: Callable[[], float] = time.perf_counter,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.local = local
         self.propagation = propagation or Propagation()
         self.monotonic = monotonic
         self.now = now
+        self.clock = clock
         self.mesh_headers: Headers = (peer_header(local),)
         self.metrics = RequestMetrics()
         self._listeners: tuple[Listener, ...] = (self.metrics,)
@@ -100,12 +104,18 @@ class Telemetry:
         span = spans.client_span(context, request) if spans else None
         return OutboundRecord(self, request, span.context if span else context, span)
 
-    def inbound(self, request: Request, peer: Peer) -> InboundRecord:
-        """Begin to watch a request that arrived, and make its context the current one until `close`."""
+    def inbound(self, request: Request, peer: Peer, patience: float | None = None) -> InboundRecord:
+        """Begin to watch a request that arrived, and make its context and deadline the current ones until `close`.
+
+        Args:
+            patience: seconds that the caller waits, where its protocol says so (gRPC); what its headers say counts as well.
+        """
         context = extract(request.headers, self.propagation)
         spans = spans_of_application()
         span = spans.server_span(context, request, peer) if spans else None
-        return InboundRecord(self, request, peer, span.context if span else context, span)
+        limit = deadline.earlier(patience, deadline.expected_seconds(request.headers))
+        until = None if limit is None else self.clock() + limit
+        return InboundRecord(self, request, peer, span.context if span else context, span, until)
 
 
 def spans_of_application() -> type[tracing.Spans] | None:
@@ -187,6 +197,7 @@ class OutboundRecord(_Record):
         local_address: str = "",
         transport_failure: str = "",
         grpc_status: str = "",
+        messages: tuple[int, int] = (0, 0),
     ) -> RequestEvent:
         """What happened, from what the driver knows.
 
@@ -198,6 +209,8 @@ class OutboundRecord(_Record):
             bytes_received, bytes_sent: of the request's and of the response's body, as Envoy counts.
             local_address: `ip:port` of our end of the connection.
             transport_failure: for flag UF: the words of the operating system or the TLS library.
+            grpc_status: the code's number; empty: not gRPC, or there was none.
+            messages: of a gRPC call: the request's and the response's.
         """
         headers = dict(self.request.headers)
         return RequestEvent(
@@ -227,6 +240,8 @@ class OutboundRecord(_Record):
             transport_failure=transport_failure,
             request_protocol=_protocol(headers),
             grpc_status=grpc_status,
+            request_messages=messages[0],
+            response_messages=messages[1],
         )
 
     def failure(
@@ -252,22 +267,31 @@ class OutboundRecord(_Record):
 
 
 class InboundRecord(_Record):
-    """A request that arrived. `context` is the current one until `close`."""
+    """A request that arrived. `context` is the current one until `close`, and `until` the current deadline."""
 
-    __slots__ = ("_peer", "_token")
+    __slots__ = ("_deadline_token", "_peer", "_token", "until")
 
     def __init__(
-        self, telemetry: Telemetry, request: Request, peer: Peer, context: RequestContext, span: tracing.Span | None
+        self,
+        telemetry: Telemetry,
+        request: Request,
+        peer: Peer,
+        context: RequestContext,
+        span: tracing.Span | None,
+        until: deadline.Moment | None = None,
     ) -> None:
         super().__init__(telemetry, request, context, span)
         self._peer = peer
         self._token: Token[RequestContext | None] | None = enter(context)
+        self.until = until
+        self._deadline_token = deadline.enter(until)
 
     def close(self) -> None:
         """The application is done: what was current before is current again. Idempotent."""
         token, self._token = self._token, None
         if token is not None:
             leave(token)
+            deadline.leave(self._deadline_token)
             if self._span:
                 self._span.close()
 
@@ -282,6 +306,7 @@ class InboundRecord(_Record):
         protocol: str = "HTTP/1.1",
         local_address: str = "",
         grpc_status: str = "",
+        messages: tuple[int, int] = (0, 0),
     ) -> RequestEvent:
         """What happened, from what the server knows.
 
@@ -289,6 +314,7 @@ class InboundRecord(_Record):
             status: 0 if the client left before there was a response.
             bytes_received, bytes_sent: of the request's and of the response's body, as Envoy counts.
             local_address: `ip:port` the request came in at.
+            grpc_status, messages: as for `OutboundRecord.event`.
         """
         headers = dict(self.request.headers)
         local = self._telemetry.local
@@ -319,6 +345,8 @@ class InboundRecord(_Record):
             local_address=local_address,
             request_protocol=_protocol(headers),
             grpc_status=grpc_status,
+            request_messages=messages[0],
+            response_messages=messages[1],
         )
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshlib_control import names
 from meshlib_control.names import ClusterName
@@ -71,6 +73,15 @@ def test_most_specific_pattern_wins() -> None:
     assert names.most_specific("y.a.foo.com", patterns) == "*.a.foo.com"
     assert names.most_specific("bar.com", patterns) == "*"
     assert names.most_specific("bar.com", ["*.foo.com"]) is None
+
+
+@given(
+    st.text("*.ab", min_size=1, max_size=8), st.sets(st.sampled_from(["*", "*.a", "*.b", "*.a.b", "*.b.a", "a.b", "b", "a"]))
+)
+def test_looking_patterns_up_finds_the_same_as_going_through_them(host: str, patterns: set[str]) -> None:
+    """For every host that can be written."""
+    if "*" not in host[1:]:
+        assert names.most_specific_known(host, patterns) == names.most_specific(host, patterns)
 
 
 def test_cluster_name_round_trip() -> None:

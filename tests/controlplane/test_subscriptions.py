@@ -32,6 +32,9 @@ class FakeView:
         self.revision += 1
         return self
 
+    def changed_since(self, revision: int, type_url: str) -> Collection[str] | None:
+        return None
+
     def resource(self, type_url: str, name: str) -> Resource | None:
         return self.resources.get((type_url, name))
 

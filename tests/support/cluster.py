@@ -32,6 +32,7 @@ class Cluster:
         self.home = folder / "home"
         self.data = folder / "controlplane"
         self.xds_port = free_port()
+        self.xds_mtls_port = free_port()
         self.api_port = free_port()
         self.group = Group(folder / "logs")
         self.env = {key: value for key, value in os.environ.items() if not key.startswith("MESHLIB_")}
@@ -39,7 +40,10 @@ class Cluster:
 
     def start_control_plane(self, *options: str, name: str = "controlplane", env: Mapping[str, str] | None = None) -> None:
         """Starts it and waits until its API answers."""
-        addresses = ("--xds-address", f"{HOST}:{self.xds_port}", "--api-address", f"{HOST}:{self.api_port}")
+        addresses = (
+            *("--xds-address", f"{HOST}:{self.xds_port}", "--api-address", f"{HOST}:{self.api_port}"),
+            *("--xds-mtls-address", f"{HOST}:{self.xds_mtls_port}"),
+        )
         command = (*CLI, "controlplane", "--data", str(self.data), *addresses, *options)
         self.group.start(name, command, self.env | dict(env or {}))
         eventually(lambda: answers(f"http://{HOST}:{self.api_port}/ready"), f"ready; see {self.group.log(name)}")

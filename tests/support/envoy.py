@@ -26,7 +26,9 @@ def binary() -> Path | None:
 
 
 @contextlib.contextmanager
-def running(listeners: list[Json], folder: Path, clusters: list[Json] | None = None) -> Iterator[dict[str, int]]:
+def running(
+    listeners: list[Json], folder: Path, clusters: list[Json] | None = None, runtime: Json | None = None
+) -> Iterator[dict[str, int]]:
     """Envoy with these listeners on free ports of loopback; gives the port of each by its name."""
     admin_file = folder / "admin"
     config = {
@@ -35,6 +37,7 @@ def running(listeners: list[Json], folder: Path, clusters: list[Json] | None = N
             "listeners": [{"address": _any_port(), **listener} for listener in listeners],
             "clusters": clusters or [],
         },
+        "layered_runtime": runtime or {},
     }
     (folder / "envoy.json").write_text(json.dumps(config))
     command = [str(binary()), "-c", str(folder / "envoy.json"), "--admin-address-path", str(admin_file)]

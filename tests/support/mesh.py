@@ -68,14 +68,16 @@ class Certificates:
     def spiffe_id(self) -> str:
         return spiffe(self._account)
 
-    def client_context(self) -> ClientTls:
+    def client_context(self, alpn: tuple[str, ...] = tuple(ALPN)) -> ClientTls:
         if self._client is None:
             raise NoCertificate("this mesh has no certificate")
+        self._client.context.set_alpn_protocols(alpn)
         return self._client
 
-    def server_context(self) -> ssl.SSLContext:
+    def server_context(self, alpn: tuple[str, ...] = tuple(ALPN)) -> ssl.SSLContext:
         if self._server is None:
             raise NoCertificate("this mesh has no certificate")
+        self._server.set_alpn_protocols(alpn)
         return self._server
 
     def rotate(self) -> None:
@@ -119,7 +121,7 @@ class LocalMesh:
     def close(self) -> None:
         self.client().close()
 
-    def serve(self, port: int, address: str = "") -> None:
+    def serve(self, port: int, address: str = "", protocol: str = "") -> None:
         self.served.append((port, address))
 
     def destination(self, authority: str) -> Destination | Absent | None:

@@ -13,7 +13,8 @@ from meshlib.errors import ConfigurationError
 def problem(error: Exception) -> dict[str, Any]:
     """An error as JSON: `error`, and `file`, `line`, `field`, `suggestion` as far as they are known."""
     if not isinstance(error, ConfigurationError):
-        return {"error": str(error), "file": "", "line": 0, "field": "", "suggestion": ""}
+        advice = getattr(error, "suggestion", "")
+        return {"error": str(error), "file": "", "line": 0, "field": "", "suggestion": advice}
     return {
         "error": error.problem,
         "file": error.file,

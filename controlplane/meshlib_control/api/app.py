@@ -42,6 +42,7 @@ def create_app(desk: Desk, administrator: Administrator, *, loopback: bool) -> A
             Route("/v1/objects/{kind}/{namespace}/{name}/history", routes.history),
             Route("/v1/analyze", routes.analyze),
             Route("/v1/proxies", routes.proxies),
+            Route("/v1/proxies/{name}/config", routes.configuration),
             Route("/v1/explain", routes.explain, methods=["POST"]),
             Route("/v1/tokens", routes.create_token, methods=["POST"]),
         ],
@@ -81,6 +82,10 @@ class _Routes:
 
     async def proxies(self, _: Request) -> Response:
         return JSONResponse({"items": self._desk.proxies()})
+
+    async def configuration(self, request: Request) -> Response:
+        types = request.query_params.get("type", "")
+        return JSONResponse({"items": self._desk.configuration(request.path_params["name"], types)})
 
     async def explain(self, request: Request) -> Response:
         return JSONResponse(self._desk.explain(await read_body(request, ExplainBody)))

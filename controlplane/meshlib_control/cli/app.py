@@ -18,8 +18,11 @@ COMMANDS = {
     "delete": ("delete", "delete"),
     "analyze": ("analyze", "analyze"),
     "ps": ("ps", "ps"),
+    "pc": ("pc", "app"),
     "explain": ("explain", "explain"),
     "token": ("join_token", "app"),
+    "certs": ("certs", "app"),
+    "bootstrap": ("bootstrap", "app"),
     "version": ("version", "version"),
 }
 

@@ -25,6 +25,14 @@ def controlplane(
     xds_address: Annotated[
         str, typer.Option("--xds-address", metavar="HOST:PORT", help="Where services join (TLS). Port 0: any free one.")
     ] = "127.0.0.1:15012",
+    xds_mtls_address: Annotated[
+        str,
+        typer.Option(
+            "--xds-mtls-address",
+            metavar="HOST:PORT",
+            help="Where clients join that show a certificate instead of a token; the port after the xDS port if not given.",
+        ),
+    ] = "",
     api_address: Annotated[
         str, typer.Option("--api-address", metavar="HOST:PORT", help="Where the commands ask. TLS if not on loopback.")
     ] = "127.0.0.1:15014",
@@ -52,6 +60,7 @@ def controlplane(
         config=config,
         xds_address=xds_address,
         api_address=api_address,
+        xds_mtls_address=xds_mtls_address,
         server_names=tuple(server_names or ()),
         trust_domain=trust_domain,
     )

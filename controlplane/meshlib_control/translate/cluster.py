@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from meshlib.config.messages import message
+from meshlib.config.model import PeerMode
 from meshlib_control.kinds.destination_rule import ClientTls
 from meshlib_control.model import Instance, Node, ObjectKey, Resolution, Resource, Service, World
 from meshlib_control.names import ClusterName, parse_cluster_name
@@ -14,6 +15,9 @@ from meshlib_control.translate import tls
 from meshlib_control.translate.build import ADS, duration, origin_metadata, resource, struct
 from meshlib_control.translate.destination_rule import Policy, RuleSet, rules_for
 from meshlib_control.translate.endpoint_group import load_assignment
+from meshlib_control.translate.envoy import clusters as envoy
+from meshlib_control.translate.envoy import tls as envoy_tls
+from meshlib_control.translate.peer_authentication import PeerRule, peer_rule
 from meshlib_control.translate.scope import selects, service_visible
 
 CONNECT_TIMEOUT = 10.0  # seconds; Istio's default
@@ -57,6 +61,11 @@ class Target:
             return _SPOKEN.get(spoken.mode, Security.REFUSED)
         inside = not self.service.external and self.service.resolution is Resolution.STATIC
         return Security.AUTOMATIC if inside else Security.PLAIN
+
+    @property
+    def protocol(self) -> str:
+        """What the port speaks, in lower case."""
+        return next(port.protocol for port in self.service.ports if port.number == self.name.port)
 
     @property
     def discovery(self) -> str:
@@ -103,10 +112,37 @@ def target(world: World, node: Node, name: str) -> Target | None:
     return Target(parsed, service, rules, rules.policy_for(parsed.port, parsed.subset))
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedEndpoint:
+    """An endpoint, whether clients speak mutual TLS with it, and the rule of its own side that decided."""
+
+    instance: Instance
+    secured: bool
+    rule: PeerRule
+
+
+def judged_endpoints(world: World, found: Target) -> list[JudgedEndpoint]:
+    """The endpoints of a cluster, each with how to speak to it."""
+    rules = (peer_rule(world, one.namespace, one.labels, one.port) for one in found.instances)
+    return [
+        JudgedEndpoint(instance, _speaks_tls(found.security, instance, rule.mode), rule)
+        for instance, rule in zip(found.instances, rules, strict=True)
+    ]
+
+
+def _speaks_tls(security: Security, instance: Instance, mode: PeerMode) -> bool:
+    if security is Security.MUTUAL:
+        return True
+    if security is not Security.AUTOMATIC or not instance.in_mesh:
+        return False
+    # Istio: mtls_checker. The server's own word decides, endpoint by endpoint.
+    return mode is PeerMode.STRICT or (mode is PeerMode.PERMISSIVE and instance.permissive)
+
+
 def cluster(world: World, node: Node, name: str) -> Resource | None:
     """The cluster of a name; None if it does not exist for this client: its requests fail with NC."""
     found = target(world, node, name)
-    if found is None or found.security is Security.REFUSED:
+    if found is None or found.security is Security.REFUSED or (node.kind == "grpc" and not _known_to_grpc(found)):
         return None
     body = message("envoy.config.cluster.v3.Cluster")(
         name=name,
@@ -114,8 +150,14 @@ def cluster(world: World, node: Node, name: str) -> Resource | None:
         metadata=_metadata(found),
         **_discovery(found, node),
         **_transport(world, node, found),
+        **_limits(node, found),
     )
     return resource(name, body, found.sources)
+
+
+def _known_to_grpc(found: Target) -> bool:
+    """gRPC's clients reject clusters that go where the request says, and several names to look up in one (gRFC A37)."""
+    return found.discovery == "EDS" or (found.discovery != "ORIGINAL_DST" and len(found.instances) == 1)
 
 
 def _connect_timeout(policy: Policy) -> float:
@@ -144,12 +186,11 @@ def _discovery(found: Target, node: Node) -> dict[str, Any]:
 def _transport(world: World, node: Node, found: Target) -> dict[str, Any]:
     security = found.security
     if node.kind == "grpc":
-        # It knows no transport_socket_matches; Istio gives it mutual TLS where a DestinationRule asks for it.
-        peers = _peers(world, found)
-        return {"transport_socket": tls.upstream_socket(found.name, peers, grpc=True)} if security is Security.MUTUAL else {}
+        secured = tls.upstream_socket(found.name, _peers(world, found), grpc=True)
+        return {"transport_socket": secured} if _all_speak_tls(world, found) else {}
     if security is Security.PLAIN:
         return {}
-    secured = tls.upstream_socket(found.name, _peers(world, found))
+    secured = _secured(node, found, _peers(world, found))
     return {
         "transport_socket_matches": [
             {
@@ -159,6 +200,34 @@ def _transport(world: World, node: Node, found: Target) -> dict[str, Any]:
             },
             {"name": "tlsMode-disabled", "match": {}, "transport_socket": tls.raw_socket()},
         ]
+    }
+
+
+def _all_speak_tls(world: World, found: Target) -> bool:
+    """gRPC's clients know no transport_socket_matches: it is mutual TLS with all endpoints of a cluster, or with none.
+
+    Istio gives it where a DestinationRule asks for it only. Here it is automatic, as for all other clients, so that STRICT on
+    the server's side is enough.
+    """
+    if found.security is not Security.AUTOMATIC:
+        return found.security is Security.MUTUAL
+    judged = judged_endpoints(world, found)
+    return bool(judged) and all(endpoint.secured for endpoint in judged)
+
+
+def _secured(node: Node, found: Target, peers: set[str]) -> dict[str, Any]:
+    if node.kind == "envoy":
+        return envoy_tls.upstream_socket(node, found.name, peers, http2=found.protocol in envoy.HTTP2_PROTOCOLS)
+    return tls.upstream_socket(found.name, peers)
+
+
+def _limits(node: Node, found: Target) -> dict[str, Any]:
+    """What other clients do by themselves: no limits on what is under way, and the port's own HTTP version."""
+    if node.kind != "envoy":
+        return {}
+    return {
+        "circuit_breakers": envoy.circuit_breakers(),
+        "typed_extension_protocol_options": envoy.protocol_options(found.protocol),
     }
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from meshlib.config.messages import message
-from meshlib.config.model import PeerMode
-from meshlib_control.model import Instance, Node, Resource, World
+from meshlib_control.model import Node, Resource, World
 from meshlib_control.translate.build import resource
-from meshlib_control.translate.cluster import Security, target
+from meshlib_control.translate.cluster import judged_endpoints, target
 from meshlib_control.translate.endpoint_group import load_assignment
-from meshlib_control.translate.peer_authentication import PeerRule, peer_rule
 
 
 def assignment(world: World, node: Node, name: str) -> Resource | None:
@@ -16,21 +14,9 @@ def assignment(world: World, node: Node, name: str) -> Resource | None:
     found = target(world, node, name)
     if found is None or found.discovery != "EDS":
         return None
-    rules = [_rule(world, instance) for instance in found.instances]
-    endpoints = [
-        (instance, _secured(found.security, instance, rule)) for instance, rule in zip(found.instances, rules, strict=True)
-    ]
-    body = message("envoy.config.endpoint.v3.ClusterLoadAssignment")(**load_assignment(name, endpoints))
-    decisive = (rule.item.key for rule in rules if rule.item)
+    judged = judged_endpoints(world, found)
+    described = node.kind != "grpc"  # it reads no metadata, and takes no message above 4 MiB
+    endpoints = [(endpoint.instance, endpoint.secured) for endpoint in judged]
+    body = message("envoy.config.endpoint.v3.ClusterLoadAssignment")(**load_assignment(name, endpoints, described=described))
+    decisive = (endpoint.rule.item.key for endpoint in judged if endpoint.rule.item)
     return resource(name, body, (*found.sources, *decisive))
-
-
-def _rule(world: World, instance: Instance) -> PeerRule:
-    return peer_rule(world, instance.namespace, instance.labels, instance.port)
-
-
-def _secured(security: Security, instance: Instance, rule: PeerRule) -> bool:
-    if security is Security.MUTUAL:
-        return True
-    # Istio: mtls_checker. The server's own word decides, endpoint by endpoint.
-    return security is Security.AUTOMATIC and instance.in_mesh and rule.mode is not PeerMode.DISABLE

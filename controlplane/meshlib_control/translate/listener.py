@@ -23,7 +23,7 @@ def outbound_listener(world: World, node: Node, name: str) -> Resource | None:
     manager = message("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager")(
         stat_prefix=name,
         rds={"config_source": ADS, "route_config_name": str(ClusterName(parsed[1], "", host))},
-        http_filters=[_fault_filter(), router_filter()],
+        http_filters=[fault_filter(), router_filter()],
     )
     body = message("envoy.config.listener.v3.Listener")(name=name, api_listener={"api_listener": pack(manager)})
     service = world.services.get(host)
@@ -37,13 +37,14 @@ def destination_host(world: World, node: Node, name: str) -> str | None:
         return None
     host, port = parsed
     for candidate in names.candidates(host, node.namespace, world.domain_suffix):
-        known = names.most_specific(candidate, world.services) or candidate
+        known = names.most_specific_known(candidate, world.services) or candidate
         if destination_exists(world, node, known, port):
             return known
     return None
 
 
-def _fault_filter() -> dict[str, Any]:
+def fault_filter() -> dict[str, Any]:
+    """The filter that the faults of routes configure."""
     return {"name": FILTER_NAME, "typed_config": pack(message("envoy.extensions.filters.http.fault.v3.HTTPFault")())}
 
 

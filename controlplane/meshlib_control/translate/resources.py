@@ -11,10 +11,16 @@ from meshlib_control.names import INBOUND_PREFIX, ClusterName, inbound_name
 from meshlib_control.translate.cluster import cluster
 from meshlib_control.translate.destination_rule import rules_for
 from meshlib_control.translate.endpoint import assignment
+from meshlib_control.translate.envoy import listeners as envoy_listeners
+from meshlib_control.translate.envoy.clusters import cluster_names, own_cluster
+from meshlib_control.translate.envoy.routes import route_configuration as envoy_routes
+from meshlib_control.translate.envoy.secrets import secret
 from meshlib_control.translate.inbound import inbound_listener
 from meshlib_control.translate.listener import outbound_listener
 from meshlib_control.translate.route_configuration import HTTP_PROTOCOLS, route_configuration
 from meshlib_control.translate.scope import service_visible
+
+ENVOY: Final = "envoy"  # Node.kind
 
 _Translation = Callable[[World, Node, str], Resource | None]
 
@@ -22,17 +28,30 @@ CLUSTER: Final = type_url("envoy.config.cluster.v3.Cluster")
 ENDPOINT: Final = type_url("envoy.config.endpoint.v3.ClusterLoadAssignment")
 LISTENER: Final = type_url("envoy.config.listener.v3.Listener")
 ROUTE: Final = type_url("envoy.config.route.v3.RouteConfiguration")
+SECRET: Final = type_url("envoy.extensions.transport_sockets.tls.v3.Secret")
 
 
 def _listener(world: World, node: Node, name: str) -> Resource | None:
+    if node.kind == ENVOY:
+        return envoy_listeners.listener(world, node, name)
     return (inbound_listener if name.startswith(INBOUND_PREFIX) else outbound_listener)(world, node, name)
 
 
+def _routes(world: World, node: Node, name: str) -> Resource | None:
+    return (envoy_routes if node.kind == ENVOY else route_configuration)(world, node, name)
+
+
+def _cluster(world: World, node: Node, name: str) -> Resource | None:
+    own = own_cluster(world, node, name) if node.kind == ENVOY else None
+    return own or cluster(world, node, name)
+
+
 TYPES: Final[Mapping[str, _Translation]] = {
-    CLUSTER: cluster,
+    CLUSTER: _cluster,
     ENDPOINT: assignment,
     LISTENER: _listener,
-    ROUTE: route_configuration,
+    ROUTE: _routes,
+    SECRET: secret,
 }
 """The types that can be translated, by type_url."""
 
@@ -46,7 +65,10 @@ def translate(world: World, node: Node, type_url: str, name: str) -> Resource | 
 def wildcard_names(world: World, node: Node, type_url: str) -> tuple[str, ...]:
     """What a wildcard subscription means: all clusters, all listeners. Other types have no wildcard (xDS)."""
     if type_url == CLUSTER:
-        return tuple(_clusters(world, node))
+        own = cluster_names(node) if node.kind == ENVOY else ()
+        return (*own, *_clusters(world, node))
+    if type_url == LISTENER and node.kind == ENVOY:
+        return tuple(envoy_listeners.listener_names(world, node))
     if type_url == LISTENER:
         return tuple(_listeners(world, node))
     return ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from meshlib.config.messages import message
@@ -10,6 +11,7 @@ from meshlib_control import names
 from meshlib_control.model import MeshObject, Node, ObjectKey, Resource, World
 from meshlib_control.names import ClusterName, parse_cluster_name
 from meshlib_control.translate.build import resource
+from meshlib_control.translate.grpc.routes import grpc_routes
 from meshlib_control.translate.route_match import ANY_PATH
 from meshlib_control.translate.scope import service_visible
 from meshlib_control.translate.virtual_service import exchange_limits, routes, virtual_service_for
@@ -25,20 +27,36 @@ def route_configuration(world: World, node: Node, name: str) -> Resource | None:
     parsed = parse_cluster_name(name)
     if parsed is None or parsed.subset or not destination_exists(world, node, parsed.host, parsed.port):
         return None
-    item = virtual_service_for(world, parsed.host, node.namespace)
-    written = routes(world, node, item, parsed.port) if item else []
+    found = host_routes(world, node, parsed)
     body = message("envoy.config.route.v3.RouteConfiguration")(
         name=name,
         virtual_hosts=[
             {
                 "name": f"{parsed.host}:{parsed.port}",
                 "domains": [*_domains(world, node, parsed), "*"],
-                "routes": written or list(_default_routes(world, parsed)),
+                "routes": grpc_routes(found.routes, node) if node.kind == "grpc" else found.routes,
             }
         ],
         validate_clusters={"value": False},
     )
-    return resource(name, body, _sources(world, parsed.host, item))
+    return resource(name, body, found.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class HostRoutes:
+    """What happens to a client's requests for one port of one host; `sources` are the objects that say so."""
+
+    name: ClusterName
+    routes: list[dict[str, Any]]
+    sources: tuple[ObjectKey, ...]
+
+
+def host_routes(world: World, node: Node, destination: ClusterName) -> HostRoutes:
+    """The routes for a destination that exists."""
+    item = virtual_service_for(world, destination.host, node.namespace)
+    written = routes(world, node, item, destination.port) if item else []
+    sources = tuple(_sources(world, destination.host, item))
+    return HostRoutes(destination, written or list(_default_routes(world, destination)), sources)
 
 
 def destination_exists(world: World, node: Node, host: str, port: int) -> bool:

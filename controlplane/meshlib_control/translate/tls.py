@@ -35,15 +35,25 @@ def upstream_socket(name: ClusterName, peers: Iterable[str], grpc: bool = False)
         grpc: in grpcio's shape.
     """
     common = _grpc_peers(peers) if grpc else _sds_peers(peers)
-    context = message(_TLS + "UpstreamTlsContext")(sni=name.sni, common_tls_context=common)
-    return {"name": _TLS_SOCKET, "typed_config": pack(context)}
+    return tls_socket(message(_TLS + "UpstreamTlsContext")(sni=name.sni, common_tls_context=common))
 
 
 def downstream_socket(grpc: bool = False) -> dict[str, Any]:
     """The transport socket of a port that asks every client for a certificate of the mesh."""
     common = _grpc_trust() if grpc else {**_sds_trust(), "alpn_protocols": ALPN}
-    context = message(_TLS + "DownstreamTlsContext")(require_client_certificate={"value": True}, common_tls_context=common)
+    return tls_socket(
+        message(_TLS + "DownstreamTlsContext")(require_client_certificate={"value": True}, common_tls_context=common)
+    )
+
+
+def tls_socket(context: Any) -> dict[str, Any]:
+    """A TLS context as a transport socket."""
     return {"name": _TLS_SOCKET, "typed_config": pack(context)}
+
+
+def exact_peers(peers: Iterable[str]) -> list[dict[str, Any]]:
+    """Matchers for the URI of a peer's certificate."""
+    return [{"san_type": "URI", "matcher": {"exact": peer}} for peer in sorted(peers)]
 
 
 def raw_socket() -> dict[str, Any]:
@@ -53,9 +63,8 @@ def raw_socket() -> dict[str, Any]:
 
 
 def _sds_peers(peers: Iterable[str]) -> dict[str, Any]:
-    matchers = [{"san_type": "URI", "matcher": {"exact": peer}} for peer in sorted(peers)]
     trust = _sds_trust()
-    trust["combined_validation_context"]["default_validation_context"] = {"match_typed_subject_alt_names": matchers}
+    trust["combined_validation_context"]["default_validation_context"] = {"match_typed_subject_alt_names": exact_peers(peers)}
     return {**trust, "alpn_protocols": ALPN}
 
 

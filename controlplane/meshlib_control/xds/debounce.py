@@ -1,12 +1,15 @@
 """Waits until changes stop coming, but not for ever: a burst becomes one push.
 
-Istio: 100 ms of quiet (PILOT_DEBOUNCE_AFTER), at most 10 s (PILOT_DEBOUNCE_MAX).
+Quiet is Istio's 100 ms (PILOT_DEBOUNCE_AFTER). Istio waits at most 10 s (PILOT_DEBOUNCE_MAX), as its pushes are dear. Ours
+cost what changed, so the longest wait is 1 s: one process that comes and goes without end must not delay everybody's changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
+
+QUIET, LONGEST = 0.1, 1.0  # seconds
 
 
 class Timer(Protocol):
@@ -31,8 +34,8 @@ class Debounce:
         fire: Callable[[], None],
         clock: Callable[[], float],
         call_later: Callable[[float, Callable[[], None]], Timer],
-        quiet: float = 0.1,
-        longest: float = 10.0,
+        quiet: float = QUIET,
+        longest: float = LONGEST,
     ) -> None:
         self._fire = fire
         self._clock = clock

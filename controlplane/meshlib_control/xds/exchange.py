@@ -8,11 +8,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Protocol
 
-from meshlib.config.messages import type_url
 from meshlib_control.model import ObjectKey, Resource
-from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
-
-SECRET = type_url("envoy.extensions.transport_sockets.tls.v3.Secret")
+from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 
 # What a resource refers to goes first (Istio: PushOrder). Types not listed follow in alphabetical order.
 PUSH_ORDER = (CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET)
@@ -70,6 +67,12 @@ class View(Protocol):
     def revision(self) -> int:
         """Differs whenever a resource may differ."""
 
+    def changed_since(self, revision: int, type_url: str) -> Collection[str] | None:
+        """The names that may differ from what they were at a revision; None: any may.
+
+        A `*` among them: the wildcard of the type may mean other names.
+        """
+
     def resource(self, type_url: str, name: str) -> Resource | None:
         """A resource; None if it does not exist for this node."""
 
@@ -104,3 +107,34 @@ class TypeStatus:
     error: str = ""
     rejected: tuple[str, ...] = ()
     objects: tuple[ObjectKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name that a client wants or holds, for `pc`.
+
+    Args:
+        sent: version of what it was sent last; empty: nothing, or it was taken away.
+        accepted: what it acknowledged last; None: nothing, or before it reconnected.
+        wanted: what it should have; None: there is no such resource.
+        unanswered: a response about it was not answered yet.
+        error: why it was rejected; `objects` are those it was made from.
+    """
+
+    name: str
+    sent: str
+    accepted: Resource | None
+    wanted: Resource | None
+    unanswered: bool = False
+    error: str = ""
+    objects: tuple[ObjectKey, ...] = ()
+
+    @property
+    def state(self) -> SyncState:
+        """How far the client is with it."""
+        if self.error:
+            return SyncState.NACK
+        wanted = self.wanted.version if self.wanted else ""
+        if self.unanswered or self.sent != wanted:
+            return SyncState.STALE
+        return SyncState.SYNCED if wanted else SyncState.NOT_SENT

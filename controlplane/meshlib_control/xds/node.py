@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from meshlib.config.model import Locality
 from meshlib.errors import ConfigurationError
-from meshlib_control.model import Node, Registration
+from meshlib_control.model import Node, Proxying, Registration
 
 _SERVICE_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.IGNORECASE)
 
@@ -61,6 +61,7 @@ def read_node(message: Any, caller: Caller) -> Node:
         locality=Locality(where.region, where.zone, where.sub_zone),
         registrations=tuple(_registrations(metadata.get("MESHLIB_SERVICES", []), address)),
         version=_version(message),
+        proxying=_proxying(metadata),
     )
 
 
@@ -108,7 +109,35 @@ def _registrations(entries: Any, address: str) -> Iterator[Registration]:
             raise ConfigurationError("is not a service's name, such as `reviews`", field=f"{field}.service")
         port = _port(fields, "port", field)
         target = _port(fields, "target_port", field) if fields.get("target_port") else port
-        yield Registration(fields["service"], port, target, str(fields.get("protocol") or "http"))
+        local = _port(fields, "local_port", field) if fields.get("local_port") else 0
+        yield Registration(fields["service"], port, target, str(fields.get("protocol") or "http"), local)
+
+
+def _proxying(metadata: Mapping[str, Any]) -> Proxying:
+    """Istio's words where it has some: INTERCEPTION_MODE, HTTP_PROXY_PORT."""
+    mode = _text(metadata, "INTERCEPTION_MODE") or "REDIRECT"
+    if mode not in {"REDIRECT", "NONE"}:
+        raise ConfigurationError(f"{mode} is not supported: REDIRECT or NONE", field="node.metadata.INTERCEPTION_MODE")
+    place = "node.metadata"
+    explicit = metadata.get("MESHLIB_EXPLICIT_PORTS")
+    return Proxying(
+        transparent=mode == "REDIRECT",
+        explicit_ports=None if explicit is None else _explicit_ports(explicit, f"{place}.MESHLIB_EXPLICIT_PORTS"),
+        http_proxy_port=_any_port(metadata, "HTTP_PROXY_PORT", place) if metadata.get("HTTP_PROXY_PORT") else None,
+        identity_file=_text(metadata, "MESHLIB_IDENTITY_FILE"),
+    )
+
+
+def _explicit_ports(entries: Any, place: str) -> tuple[tuple[int, int], ...]:
+    """`{"9080": 19080}`: service port, port of loopback; 0 lets Envoy choose."""
+    if not isinstance(entries, Mapping):
+        raise ConfigurationError("not a mapping of service ports to ports of loopback", field=place)
+    pairs = ((_port({name: name}, name, place), _any_port(entries, name, place)) for name in entries)
+    return tuple(sorted(pairs))
+
+
+def _any_port(entry: Mapping[str, Any], name: str, place: str) -> int:
+    return 0 if entry.get(name) in (0, "0") else _port(entry, name, place)  # a tuple: what clients send may not hash
 
 
 def _is_ip(address: str) -> bool:

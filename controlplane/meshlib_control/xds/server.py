@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,9 +18,10 @@ import grpc
 from meshlib.errors import ConfigurationError
 from meshlib_control.model import Node, World
 from meshlib_control.registry import Registry
-from meshlib_control.snapshots import Snapshots
-from meshlib_control.xds.debounce import Debounce
-from meshlib_control.xds.exchange import SyncState, TypeStatus, Variant
+from meshlib_control.snapshots import Snapshots, places
+from meshlib_control.xds.debounce import LONGEST, Debounce
+from meshlib_control.xds.exchange import Entry, SyncState, TypeStatus, Variant
+from meshlib_control.xds.limits import Limits, OpenStreams, Pace, TooMuch
 from meshlib_control.xds.node import Caller, read_node
 from meshlib_control.xds.subscriptions import Subscriptions
 from meshlib_control.xds.wire import Request, read_request, write_response
@@ -39,8 +40,12 @@ SERVER_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.keepalive_time_ms", 45_000),
     ("grpc.keepalive_timeout_ms", 15_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Refused with RESOURCE_EXHAUSTED before it is in memory.
+    ("grpc.max_receive_message_length", Limits().message),
 )
 """What a grpc.aio server that carries this service needs."""
+
+_PLACES: Final = 10_000  # remembered before the first look at which of them are still followed
 
 Authenticate = Callable[[Any], Awaitable[Caller]]
 
@@ -73,16 +78,33 @@ class ProxyStatus:
         return next((state for state in order if state in states), SyncState.SYNCED)
 
 
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What one stream was sent and should have.
+
+    Args:
+        connected_since: seconds since the epoch.
+        entries: by type_url.
+    """
+
+    node: Node
+    variant: Variant
+    connected_since: float
+    entries: Mapping[str, tuple[Entry, ...]]
+
+
 class _Stream:
     """One client's stream: its table, and the signal that there may be something to send."""
 
-    def __init__(self, stream_id: str, variant: Variant, since: float) -> None:
+    def __init__(self, stream_id: str, variant: Variant, since: float, limits: Limits) -> None:
         self.id = stream_id
         self.variant = variant
         self.since = since
         self.table = Subscriptions(variant)
         self.node: Node | None = None
         self.wake = asyncio.Event()
+        self.pace = Pace(limits.requests, limits.burst)
+        self.told = 0  # rejections
 
 
 class DiscoveryService:
@@ -95,6 +117,7 @@ class DiscoveryService:
         wall_clock: seconds since the epoch.
         certificate_expires: when a node's certificate ends, seconds since the epoch, None if unknown.
         quiet, longest: of the debounce, seconds.
+        limits: of each client.
     """
 
     def __init__(
@@ -105,15 +128,19 @@ class DiscoveryService:
         wall_clock: Callable[[], float],
         certificate_expires: Callable[[Node], float | None] = lambda _: None,
         quiet: float = 0.1,
-        longest: float = 10.0,
+        longest: float = LONGEST,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         self._registry = registry
+        self._limits = limits
+        self._open = OpenStreams(limits.streams)
         self._objects_world = objects_world
         self._authenticate = authenticate
         self._wall_clock = wall_clock
         self._certificate_expires = certificate_expires
         self._pace = (quiet, longest)
         self._snapshots = Snapshots()
+        self._tidy_at = _PLACES
         self._streams: dict[str, _Stream] = {}
         self._ids = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -168,10 +195,35 @@ class DiscoveryService:
         ]
         return sorted(rows, key=lambda row: row.node.id)
 
+    @property
+    def changing(self) -> bool:
+        """Whether a change waits to be published."""
+        return self._debounce is not None and self._debounce.pending
+
+    def configurations(self, chosen: Callable[[Node], bool]) -> list[Configuration]:
+        """What each stream of the chosen nodes was sent and should have, by node id."""
+        current = self._snapshots.current
+        found = [
+            Configuration(stream.node, stream.variant, stream.since, stream.table.entries(current.view(stream.node)))
+            for stream in self._streams.values()
+            if stream.node is not None and chosen(stream.node)
+        ]
+        return sorted(found, key=lambda one: (one.node.id, one.connected_since))
+
     def _publish(self) -> None:
         self._snapshots.publish(self._objects_world())
+        current = self._snapshots.current
         for stream in self._streams.values():
-            stream.wake.set()
+            if stream.node is not None and stream.table.due(current.view(stream.node)):
+                stream.wake.set()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Forget what was made for names that nobody follows any more, once there is much of it."""
+        if self._snapshots.size > self._tidy_at:
+            followed = (entry for stream in self._streams.values() for entry in stream.table.followed)
+            self._snapshots.forget_all_but({place for type_url, names in followed for place in places(type_url, names)})
+            self._tidy_at = 2 * self._snapshots.size + _PLACES
 
     async def _state_of_the_world(self, requests: AsyncIterator[bytes], context: Any) -> None:
         await self._serve(Variant.STATE_OF_THE_WORLD, requests, context)
@@ -181,36 +233,52 @@ class DiscoveryService:
 
     async def _serve(self, variant: Variant, requests: AsyncIterator[bytes], context: Any) -> None:
         caller = await self._authenticate(context)
-        stream = _Stream(f"{variant.name}-{next(self._ids)}", variant, self._wall_clock())
+        try:
+            with self._open.one_more(caller.spiffe_id):
+                await self._converse(variant, caller, requests, context)
+        except TooMuch as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except ConfigurationError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except PermissionError as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        except TimeoutError as error:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
+
+    async def _converse(self, variant: Variant, caller: Caller, requests: AsyncIterator[bytes], context: Any) -> None:
+        stream = _Stream(f"{variant.name}-{next(self._ids)}", variant, self._wall_clock(), self._limits)
         self._streams[stream.id] = stream
         try:
-            await _first_to_end(self._read(stream, caller, requests, context), self._write(stream, context))
+            await _first_to_end(self._read(stream, caller, requests), self._write(stream, context))
         finally:
             self._streams.pop(stream.id, None)
             self._registry.disconnect(stream.id)
 
-    async def _read(self, stream: _Stream, caller: Caller, requests: AsyncIterator[bytes], context: Any) -> None:
-        async for data in requests:
-            try:
-                request = read_request(stream.variant, data)
-                self._announce(stream, caller, request)
-            except ConfigurationError as error:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-            except PermissionError as error:
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+    async def _read(self, stream: _Stream, caller: Caller, requests: AsyncIterator[bytes]) -> None:
+        now = asyncio.get_running_loop().time
+        async for data in _soon(requests, self._limits.silence):
+            request = read_request(stream.variant, data, self._limits)
+            self._announce(stream, caller, request)
             self._note(stream, request)
+            if (seconds := stream.pace.wait(now())) > 0.0:
+                await asyncio.sleep(seconds)
 
     def _announce(self, stream: _Stream, caller: Caller, request: Request) -> None:
         """The first request says who the node is; later ones may say it anew, as a server does once it listens."""
         if request.node is not None and request.node.id:
-            stream.node = read_node(request.node, caller)
-            self._registry.connect(stream.id, stream.node)
+            node = read_node(request.node, caller)
+            self._limits.check("registrations of a node", len(node.registrations), self._limits.registrations)
+            stream.node = node
+            self._registry.connect(stream.id, node)
         elif stream.node is None:
             raise ConfigurationError("the first request of a stream must describe its node", field="node.id")
 
     def _note(self, stream: _Stream, request: Request) -> None:
         stream.table.receive(request.asks)
-        if request.asks.error is not None and stream.node is not None:
+        self._limits.check("types of a stream", stream.table.types, self._limits.types)
+        self._limits.check("names of a stream", stream.table.names, self._limits.names)
+        if request.asks.error is not None and stream.node is not None and stream.told < self._limits.told:
+            stream.told += 1
             _log.warning("%s rejected %s: %s", stream.node.id, request.asks.type_url, request.asks.error)
         stream.wake.set()
 
@@ -224,6 +292,20 @@ class DiscoveryService:
                     break
                 # Waits while the client does not read: gRPC's flow control is the queue.
                 await context.write(write_response(stream.variant, response))
+
+
+async def _soon(requests: AsyncIterator[bytes], silence: float) -> AsyncIterator[bytes]:
+    """The requests; raises TimeoutError if the first does not come within `silence` seconds."""
+    try:
+        async with asyncio.timeout(silence):
+            first = await anext(requests)
+    except TimeoutError as error:
+        raise TimeoutError(f"nothing was asked for {silence:g} s") from error
+    except StopAsyncIteration:
+        return
+    yield first
+    async for data in requests:
+        yield data
 
 
 async def _first_to_end(*loops: Coroutine[Any, Any, None]) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from meshlib_control.model import ObjectKey, Resource
@@ -24,6 +24,7 @@ from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER
 from .exchange import (
     PUSH_ORDER,
     DeltaRequest,
+    Entry,
     Response,
     StateRequest,
     SyncState,
@@ -40,7 +41,8 @@ OPEN_RESPONSES = 32
 _WILDCARD = "*"
 _FULL_STATE = frozenset({LISTENER, CLUSTER})
 
-Sources = Mapping[str, tuple[ObjectKey, ...]]
+Touched = Mapping[str, Resource | None]
+"""What a response was about: the resources by name; None: it told that there is none."""
 
 
 @dataclass(slots=True)
@@ -53,7 +55,8 @@ class _Subscription:
         told_absent: names it was told do not exist (delta).
         repeat: names to send even if the version is the same.
         answer: the client waits for a response, even an empty one.
-        open: nonce -> (response version, name -> source objects) of responses not answered yet.
+        open: nonce -> (response version, resources) of responses not answered yet.
+        accepted: what the client acknowledged last, by name; it may hold more since before a reconnect (delta).
     """
 
     type_url: str
@@ -70,13 +73,33 @@ class _Subscription:
     acked: str = ""
     error: str = ""
     rejected: dict[str, tuple[ObjectKey, ...]] = field(default_factory=dict)
-    open: OrderedDict[str, tuple[str, Sources]] = field(default_factory=OrderedDict)
+    open: OrderedDict[str, tuple[str, Touched]] = field(default_factory=OrderedDict)
+    accepted: dict[str, Resource] = field(default_factory=dict)
 
-    def wanted(self, view: View) -> list[str]:
-        return sorted({*self.names, *view.names(self.type_url)} if self.wildcard else self.names)
+    def wanted(self, view: View) -> set[str]:
+        return {*self.names, *view.names(self.type_url)} if self.wildcard else self.names
 
     def due(self, view: View) -> bool:
-        return self.answer or bool(self.repeat) or self.revision != view.revision
+        """Whether there may be something to send; if not, the subscription is at the view's revision."""
+        if self.answer or self.repeat:
+            return True
+        if self.revision == view.revision:
+            return False
+        suspects = self.suspects(view)
+        if suspects is not None and not suspects:
+            self.revision = view.revision
+            return False
+        return True
+
+    def suspects(self, view: View) -> set[str] | None:
+        """Wanted or held names whose resources may differ from what was sent; None: any may."""
+        if self.answer:
+            return None
+        changed = view.changed_since(self.revision, self.type_url)
+        if changed is None or (self.wildcard and _WILDCARD in changed):
+            return None
+        mine = self.wanted(view) | self.sent.keys() if changed and self.wildcard else self.names
+        return mine.intersection(changed) | self.repeat
 
     def subscribe(self, names: Iterable[str]) -> None:
         wanted = set(names)
@@ -97,15 +120,16 @@ class _Subscription:
         """Note that the client does not hold these any more."""
         for name in list(names):
             self.sent.pop(name, None)
+            self.accepted.pop(name, None)
             self.forget_rejected([name])
 
     def hold(self, response: Response) -> None:
         """Note what went out."""
-        touched = {resource.name: resource.sources for resource in response.resources}
-        touched.update((name, ()) for name in response.removed)
+        touched: dict[str, Resource | None] = {resource.name: resource for resource in response.resources}
+        touched.update(dict.fromkeys(response.removed))
         self.nonce, self.version, self.answer = response.nonce, response.version, False
         self.open[response.nonce] = (response.version, touched)
-        while len(self.open) > OPEN_RESPONSES:
+        while len(self.open) > OPEN_RESPONSES or (len(self.open) > 1 and _weight(self.open) > RESPONSE_BYTES):
             self.open.popitem(last=False)
 
     def settle(self, nonce: str, error: str | None) -> None:
@@ -115,11 +139,12 @@ class _Subscription:
             if opened == nonce:
                 self._judge(version, touched, error)
 
-    def _judge(self, version: str, touched: Sources, error: str | None) -> None:
+    def _judge(self, version: str, touched: Touched, error: str | None) -> None:
         if error is not None:
             self.error, self.rejected = error, _blamed(touched, error)
             return
         self.acked = version
+        self.accepted.update((name, resource) for name, resource in touched.items() if resource and name in self.sent)
         # Accepting one resource does not heal another.
         self.forget_rejected(touched)
 
@@ -141,6 +166,20 @@ class _Subscription:
             objects=tuple(sorted({key for keys in self.rejected.values() for key in keys})),
         )
 
+    def entries(self, view: View) -> Iterator[Entry]:
+        """Every name that the client wants or holds, with what it acknowledged and what the view holds for it."""
+        unanswered = {name for _, touched in self.open.values() for name in touched}
+        for name in sorted({*self.wanted(view), *self.sent}):
+            yield Entry(
+                name=name,
+                sent=self.sent.get(name, ""),
+                accepted=self.accepted.get(name),
+                wanted=view.resource(self.type_url, name),
+                unanswered=name in unanswered,
+                error=self.error if name in self.rejected else "",
+                objects=self.rejected.get(name, ()),
+            )
+
     def _state(self) -> SyncState:
         if self.error:
             return SyncState.NACK
@@ -149,15 +188,19 @@ class _Subscription:
         return SyncState.SYNCED if self.nonce else SyncState.NOT_SENT
 
 
-def _blamed(touched: Sources, error: str) -> dict[str, tuple[ObjectKey, ...]]:
-    """The resources of a rejected response that the error text names; all of them if it names none."""
-    named = {name: sources for name, sources in touched.items() if _mentions(error, name)}
-    return named or dict(touched)
+def _weight(answers: Mapping[str, tuple[str, Touched]]) -> int:
+    return sum(len(one.body) for _, touched in answers.values() for one in touched.values() if one)
+
+
+def _blamed(touched: Touched, error: str) -> dict[str, tuple[ObjectKey, ...]]:
+    """The resources of a rejected response that the error text names; all of them if it names none. With their objects."""
+    sources = {name: resource.sources if resource else () for name, resource in touched.items()}
+    return {name: keys for name, keys in sources.items() if _mentions(error, name)} or sources
 
 
 def _mentions(text: str, name: str) -> bool:
     """Whether a name stands in a text, not only as a part of a longer one."""
-    return re.search(rf"(?<![\w|.-]){re.escape(name)}(?![\w|-])", text) is not None
+    return name in text and re.search(rf"(?<![\w|.-]){re.escape(name)}(?![\w|-])", text) is not None
 
 
 class Subscriptions:
@@ -188,9 +231,34 @@ class Subscriptions:
                 return response
         return None
 
+    def due(self, view: View) -> bool:
+        """Whether there may be something to send for this view. Cheap: most changes concern few streams."""
+        states = [subscription.due(view) for subscription in self._types.values()]  # all are brought to the view's revision
+        return any(states)
+
+    @property
+    def types(self) -> int:
+        """How many types were asked for."""
+        return len(self._types)
+
+    @property
+    def names(self) -> int:
+        """How many names the client gave, of all types."""
+        return sum(len(subscription.names) for subscription in self._types.values())
+
+    @property
+    def followed(self) -> Iterator[tuple[str, Collection[str]]]:
+        """For each type, the names that the client wants or holds."""
+        for subscription in self._types.values():
+            yield subscription.type_url, subscription.names | subscription.sent.keys()
+
     def status(self) -> tuple[TypeStatus, ...]:
         """A row for each type of the stream, in push order."""
         return tuple(subscription.status() for subscription in self._in_push_order())
+
+    def entries(self, view: View) -> Mapping[str, tuple[Entry, ...]]:
+        """For each type of the stream, in push order, what the client wants or holds."""
+        return {one.type_url: tuple(one.entries(view)) for one in self._in_push_order()}
 
     def _in_push_order(self) -> list[_Subscription]:
         rank = {url: place for place, url in enumerate(PUSH_ORDER)}
@@ -252,15 +320,19 @@ class _Update:
 
 
 def _update(variant: Variant, subscription: _Subscription, view: View) -> _Update:
-    lookup = ((name, view.resource(subscription.type_url, name)) for name in subscription.wanted(view))
+    suspects = subscription.suspects(view)
+    full_state = variant is Variant.STATE_OF_THE_WORLD and subscription.type_url in _FULL_STATE
+    looked_up = subscription.wanted(view) if suspects is None or full_state else suspects
+    lookup = ((name, view.resource(subscription.type_url, name)) for name in sorted(looked_up))
     found = {name: resource for name, resource in lookup if resource is not None}
-    gone = frozenset(subscription.sent.keys() - found.keys())
+    settled = subscription.sent.keys() if looked_up is not suspects else suspects & subscription.sent.keys()
+    gone = frozenset(settled - found.keys())
     changed = [
         resource
         for name, resource in found.items()
         if name in subscription.repeat or subscription.sent.get(name) != resource.version
     ]
-    if variant is Variant.STATE_OF_THE_WORLD and subscription.type_url in _FULL_STATE:
+    if full_state:
         needed = bool(changed or gone or subscription.answer)
         names = frozenset(resource.name for resource in changed)
         send = tuple(found.values()) if needed else ()
@@ -269,15 +341,15 @@ def _update(variant: Variant, subscription: _Subscription, view: View) -> _Updat
     return _Update(
         send=fitting,
         changed=frozenset(resource.name for resource in fitting),
-        removed=_removed(subscription, found.keys(), gone) if variant is Variant.DELTA else (),
+        removed=_removed(subscription, looked_up - found.keys(), gone) if variant is Variant.DELTA else (),
         gone=gone,
         complete=len(fitting) == len(changed),
         answer=subscription.answer,
     )
 
 
-def _removed(subscription: _Subscription, found: Collection[str], gone: Collection[str]) -> tuple[str, ...]:
-    never_told = subscription.names - set(found) - subscription.told_absent
+def _removed(subscription: _Subscription, missing: set[str], gone: Collection[str]) -> tuple[str, ...]:
+    never_told = (subscription.names & missing) - subscription.told_absent
     return tuple(sorted({*gone, *never_told}))
 
 

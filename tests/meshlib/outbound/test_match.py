@@ -121,3 +121,11 @@ def test_comparisons_agree_with_naive_ones(kind: MatchKind, value: str, text: st
     """Every kind of comparison says what its plainest spelling says."""
     value, seen = (value.lower(), text.lower()) if ignore_case else (value, text)
     assert text_matches(StringMatch(kind, value, ignore_case), text) == NAIVE[kind](value, seen)
+
+
+def test_texts_are_bytes() -> None:
+    """What an object says in UTF-8 fits a request that says it in UTF-8; beyond ASCII there is no second case."""
+    wire = "é".encode().decode("latin-1")
+    assert header_matches(HeaderMatch("x", regex("é")), request("/", x=wire))
+    assert not header_matches(HeaderMatch("x", regex("é")), request("/", x="é"))
+    assert not text_matches(StringMatch(MatchKind.EXACT, "É".encode().decode("latin-1"), ignore_case=True), wire)

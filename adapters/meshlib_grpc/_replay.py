@@ -1,0 +1,158 @@
+"""A stream of requests that can be sent again, as long as no response has been committed to.
+
+Messages are kept as bytes, because applications reuse message objects. Envoy keeps what it may have to send again up to its
+buffer limit, 1 MiB; what is larger goes out once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from typing import Any
+
+BUFFER = 1_048_576
+
+
+class _Kept:
+    """What was read of the source so far."""
+
+    def __init__(self, encode: Callable[[Any], bytes]) -> None:
+        self._encode = encode
+        self._messages: list[bytes | None] = []
+        self._size = 0
+        self._keep = True
+        self.failed: Exception | None = None
+
+    @property
+    def replayable(self) -> bool:
+        """Whether everything read so far is still here."""
+        return self._keep
+
+    def commit(self) -> None:
+        """Nobody will ask for it again."""
+        self._keep = False
+
+    def _add(self, message: Any) -> None:
+        data = self._encode(message)
+        self._size += len(data)
+        if self._size > BUFFER:
+            self._keep = False
+        self._messages.append(data)
+
+    def _take(self, index: int) -> bytes:
+        data = self._messages[index]
+        assert data is not None, "only one try reads on after `replayable` has become false"
+        if not self._keep:
+            self._messages[: index + 1] = [None] * (index + 1)
+        return data
+
+
+class SyncReplay(_Kept):
+    """Over an iterator that threads read: gRPC's, one for each try. One that waits for the source may outlive its try."""
+
+    def __init__(self, source: Iterable[Any], encode: Callable[[Any], bytes]) -> None:
+        super().__init__(encode)
+        self._source = iter(source)
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[bytes]:
+        index = 0
+        while True:
+            with self._lock:
+                if index == len(self._messages) and not self._ended:
+                    self._pull()
+                if index == len(self._messages):
+                    if self.failed is not None:
+                        raise self.failed
+                    return
+                data = self._take(index)
+            index += 1
+            yield data
+
+    def _pull(self) -> None:
+        try:
+            self._add(next(self._source))
+        except StopIteration:
+            self._ended = True
+        except Exception as error:  # the application's iterator, or its serializer
+            self.failed, self._ended = error, True
+
+
+class AsyncReplay(_Kept):
+    """Over an iterator, or over what `write` is given."""
+
+    def __init__(self, source: Iterable[Any] | AsyncIterable[Any] | None, encode: Callable[[Any], bytes]) -> None:
+        super().__init__(encode)
+        self.written = source is None
+        self._source = None if source is None else source
+        self._iterator: Any = None
+        self._ended = False
+        self._taken = 0
+        self._changed = asyncio.Event()
+        self._lock = asyncio.Lock()
+
+    async def write(self, message: Any, done: asyncio.Event) -> None:
+        """Send a message; returns when gRPC has taken it, or the call is done."""
+        self._add(message)
+        index = len(self._messages)
+        self._wake()
+        while self._taken < index and not done.is_set():
+            await self._changed.wait()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows."""
+        return self._ended
+
+    def end(self) -> None:
+        """Nothing follows."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def wake(self) -> None:
+        """Let those who wait look again: the call is done."""
+        self._wake()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        index = 0
+        while await self._has(index):
+            data = self._take(index)
+            index += 1
+            self._taken = max(self._taken, index)
+            if self.written:
+                self._wake()
+            yield data
+        if self.failed is not None:
+            raise self.failed
+
+    async def _has(self, index: int) -> bool:
+        if self.written:
+            while index == len(self._messages) and not self._ended:
+                await self._changed.wait()
+        else:
+            async with self._lock:
+                if index == len(self._messages) and not self._ended:
+                    await self._pull()
+        return index < len(self._messages)
+
+    async def _pull(self) -> None:
+        if self._iterator is None:
+            source = self._source
+            self._iterator = aiter(source) if isinstance(source, AsyncIterable) else _async(iter(source or ()))
+        try:
+            self._add(await anext(self._iterator))
+        except StopAsyncIteration:
+            self._ended = True
+        except Exception as error:  # the application's iterator, or its serializer
+            self.failed, self._ended = error, True
+
+
+async def _async(source: Iterator[Any]) -> AsyncIterator[Any]:
+    for message in source:
+        yield message

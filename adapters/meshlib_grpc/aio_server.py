@@ -1,0 +1,81 @@
+"""The request's side of an asyncio server, as `server.py`. Plain functions among its handlers run in threads, as ever."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+import meshlib
+from meshlib.runtime.mesh import Mesh
+
+from ._arrival import Arrival
+from ._context import AioContext, Context
+from .server import Behaviour, Wrapped, _behaviour
+
+
+class MeshAioInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no type information
+    """See `meshlib_grpc.aio.server_interceptor`."""
+
+    def __init__(self, mesh: Mesh | None = None) -> None:
+        self._mesh = mesh
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        """The application's handler, in the mesh."""
+        mesh = self._mesh = self._mesh or meshlib.default()
+        handler = await continuation(handler_call_details)
+        if not mesh.settings.enabled:
+            return handler
+        if handler is None:
+            handler = grpc.stream_stream_rpc_method_handler(_unimplemented)
+        wrapped = Wrapped(mesh, handler_call_details.method, handler)
+        function = getattr(handler, wrapped.kind)
+        if inspect.isasyncgenfunction(function):
+            return wrapped.handler(AioContext, _generator)
+        if inspect.iscoroutinefunction(function):
+            return wrapped.handler(AioContext, _coroutine)
+        return wrapped.handler(Context, _behaviour)
+
+
+async def _unimplemented(requests: Any, context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+
+def _coroutine(wrapped: Wrapped, function: Behaviour, view: type[Context]) -> Behaviour:
+    async def behaviour(request: Any, context: Any) -> Any:
+        arrival = _begun(wrapped, context)
+        with arrival:
+            await _enter(arrival, context)
+            return await function(request, view(context, arrival))
+
+    return behaviour
+
+
+def _generator(wrapped: Wrapped, function: Behaviour, view: type[Context]) -> Behaviour:
+    async def behaviour(request: Any, context: Any) -> AsyncIterator[Any]:
+        arrival = _begun(wrapped, context)
+        with arrival:
+            await _enter(arrival, context)
+            responses = function(request, view(context, arrival))
+            try:
+                async for message in responses:
+                    yield message
+            finally:
+                await responses.aclose()
+
+    return behaviour
+
+
+def _begun(wrapped: Wrapped, context: Any) -> Arrival:
+    arrival = wrapped.arrival(context)
+    context.add_done_callback(lambda _: arrival.end())
+    return arrival
+
+
+async def _enter(arrival: Arrival, context: Any) -> None:
+    if arrival.denied is not None:
+        arrival.code = grpc.StatusCode.PERMISSION_DENIED
+        await context.abort(arrival.code, arrival.denied.detail)

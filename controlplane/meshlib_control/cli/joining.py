@@ -1,0 +1,79 @@
+"""Who joins, and where: what the options of a command say, then the environment, then the control plane of this user."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from meshlib.errors import CredentialError, MeshError, SettingsError
+from meshlib_control.current import home_folder, read_current
+
+from .failure import FAILURE, UNREACHABLE, USAGE, Failure
+from .output import say
+
+if TYPE_CHECKING:
+    from meshlib.runtime.certificate_files import CertificateFolder, CertificateKeeper
+    from meshlib.runtime.settings import Settings
+
+PATIENCE = 10.0  # seconds for the first certificate
+
+_TOKEN = "meshlib token create --service-account NAME > FILE, then --token-file FILE"  # noqa: S105  advice, not a secret
+
+
+def settings_from(given: Mapping[str, str]) -> Settings:
+    """The settings of a member.
+
+    Args:
+        given: `MESHLIB_*` as the options say; empty ones are not given.
+
+    Raises:
+        Failure: one of them is wrong.
+    """
+    from meshlib.runtime.settings import Settings
+
+    environ = {**os.environ, **{name: value for name, value in given.items() if value}}
+    try:
+        current = None if "MESHLIB_CONTROL_PLANE" in environ else read_current(home_folder(environ))
+        known = {
+            "MESHLIB_CONTROL_PLANE": current.xds if current else "",
+            "MESHLIB_CONTROL_PLANE_MTLS": current.xds_mtls if current else "",
+            "MESHLIB_ROOT_CERT": current.root_cert if current else "",
+        }
+        return Settings.from_env({**{name: value for name, value in known.items() if value}, **environ})
+    except SettingsError as error:
+        raise Failure(str(error), "the command's --help", USAGE) from error
+
+
+def first_certificate(settings: Settings, folder: CertificateFolder) -> CertificateKeeper:
+    """Gets a certificate into a folder; the answer can keep it fresh.
+
+    Raises:
+        Failure: the control plane cannot be reached or refuses the token, or the folder cannot be used.
+    """
+    from meshlib.errors import ControlPlaneError
+    from meshlib.runtime.certificate_files import CertificateKeeper
+
+    keeper = CertificateKeeper(settings, folder)
+    try:
+        keeper.obtain(PATIENCE)
+    except CredentialError as error:
+        raise Failure(str(error), _TOKEN, FAILURE) from error
+    except SettingsError as error:
+        raise Failure(str(error), "another folder or file", USAGE) from error
+    except MeshError as error:
+        code = UNREACHABLE if isinstance(error, ControlPlaneError) else FAILURE
+        raise Failure(str(error), "meshlib controlplane, or --control-plane HOST:PORT and --root-cert FILE", code) from error
+    say(f"{folder.path}: {keeper.spiffe_id}")
+    return keeper
+
+
+def keep_fresh(keeper: CertificateKeeper) -> None:
+    """Renews a certificate in its folder until SIGINT or SIGTERM."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    say(f"Keeping the certificate in {keeper.folder.path} fresh until Ctrl-C.")
+    keeper.run(stopped)
