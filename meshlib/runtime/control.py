@@ -44,8 +44,8 @@ FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
 """Seconds between tries to connect; doubling."""
 CACHE_PAUSE = 1.0
 """Seconds between two copies of changes to disk. What is new is copied at once: a process may be killed at any time."""
-DRAIN = 0.5
-"""Seconds from taking a registration back until others know: a new stream, the control plane's pause of 0.1 s, a push."""
+DRAIN, LONGEST_DRAIN = 0.5, 1.5
+"""Seconds for others to hear that a registration was taken back: once the control plane has read it; if it never does."""
 MOST_ABSENT = 2000
 """Names outside the mesh that are followed; beyond, all are forgotten and asked for again when used."""
 
@@ -233,7 +233,7 @@ class Control:
         heard = self.announcement.listed and self.state is State.LIVE
         self._announce(self._listing.withdrawn())
         self._draining.append(done)
-        self._timers.after(DRAIN if heard else 0.0, self._end_drain)
+        self._timers.after(LONGEST_DRAIN if heard else 0.0, self._end_drain)
 
     def _end_drain(self) -> None:
         drained, self._draining = self._draining, []
@@ -288,8 +288,8 @@ class Control:
             _log.error("meshlib: refused %s from the control plane, the old one stays: %s", update.kind.value, update.problem)
         asks, changed = self._subscription.on_response(update)
         self._send(asks)
-        if update.kind is Kind.LISTENER:
-            self._listing.heard()
+        if update.kind is Kind.LISTENER and self._listing.heard() and self._draining:
+            self._timers.after(DRAIN, self._end_drain)
         if changed:
             self._publish()
         self._acknowledge()

@@ -71,9 +71,10 @@ class Listing:
         """A new stream: nobody has read there yet who we are."""
         self._heard = False
 
-    def heard(self) -> None:
-        """This stream told about listeners, so who we are was read before."""
-        self._heard = True
+    def heard(self) -> bool:
+        """This stream told about listeners, so who we are was read before. Whether that is news."""
+        news, self._heard = not self._heard, True
+        return news
 
     def known(self, *, answered: bool) -> bool:
         """Whether others know of our port.

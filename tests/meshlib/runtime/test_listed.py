@@ -68,6 +68,16 @@ def test_a_server_that_ends_is_no_longer_listed_and_keeps_its_policy(control_pla
     assert mesh.inbound.mode is PeerMode.STRICT
 
 
+def test_a_control_plane_that_does_not_answer_holds_no_server_up_for_long(control_plane: Any, mesh: Mesh) -> None:
+    """Who ends waits longer for it, but not until somebody kills it."""
+    mesh.serve(43210, "127.0.0.1")
+    assert mesh.ready(10)
+    control_plane.silent = True
+    begin = time.monotonic()
+    mesh.withdraw(43210).result(5)
+    assert time.monotonic() - begin > control.LONGEST_DRAIN * 0.9
+
+
 def test_a_server_that_starts_again_is_listed_again(control_plane: Any, mesh: Mesh) -> None:
     """In the same process, at the same port."""
     mesh.serve(43210, "127.0.0.1")

@@ -98,6 +98,14 @@ def test_when_others_know(events: list[str], known: bool) -> None:
     assert not listing.known(answered=False)
 
 
+def test_what_was_read_is_news_once_on_each_stream() -> None:
+    """Time to hear of a withdrawal counts from there."""
+    listing, _ = after("certified", "serve A", "opened")
+    assert [listing.heard(), listing.heard()] == [True, False]
+    listing.opened()
+    assert listing.heard()
+
+
 def test_debugging_view() -> None:
     """The port, and how it stands with it."""
     assert repr(Listing(ADDRESS)) == "<Listing nothing served>"
