@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import logging
 import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from meshlib.runtime.addresses import announce
 
 if TYPE_CHECKING:
     from uvicorn.server import Server
 
     from meshlib.runtime.mesh import Mesh
     from meshlib_asgi.protocol import MeshProtocol
-
-_log = logging.getLogger("meshlib.asgi")
 
 LONGEST_GOODBYE = 2.0
 """Seconds that a server goes on at most so that its clients can move away; the mesh needs less."""
@@ -36,7 +35,7 @@ def watch(server_class: type[Server], protocol_class: type[MeshProtocol]) -> Non
         await start(self, sockets=sockets)
         spoken = self.config.http_protocol_class
         if issubclass(spoken, protocol_class) and self.started:
-            announce(spoken.current_mesh(), _listeners(self, sockets))
+            announce(spoken.current_mesh(), _addresses(_listeners(self, sockets)))
 
     @functools.wraps(stop)
     async def shutdown(self: Server, sockets: list[socket.socket] | None = None) -> None:
@@ -53,20 +52,6 @@ def _listeners(server: Server, given: list[socket.socket] | None) -> Iterable[so
     if given is not None:
         return given
     return [sock for listening in server.servers for sock in listening.sockets]
-
-
-def announce(mesh: Mesh, listeners: Iterable[socket.socket]) -> None:
-    """Join and register the first TCP port among `listeners`; with MESHLIB_TARGET_PORT set, that port only."""
-    if not mesh.settings.enabled:
-        return
-    mesh.start()
-    addresses = _addresses(listeners)
-    wanted = [pair for pair in addresses if mesh.settings.target_port in (0, pair[1])]
-    if wanted:
-        host, port = wanted[0]
-        mesh.serve(port, host)
-    elif addresses:
-        _log.info("port %d is not registered: MESHLIB_TARGET_PORT is %d", addresses[0][1], mesh.settings.target_port)
 
 
 async def withdraw(mesh: Mesh, listeners: Iterable[socket.socket]) -> None:

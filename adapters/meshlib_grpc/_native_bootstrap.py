@@ -24,7 +24,7 @@ from pathlib import Path
 from meshlib.errors import SettingsError
 from meshlib.runtime.certificate_files import CertificateFolder, CertificateKeeper
 from meshlib.runtime.grpc_bootstrap import bootstrap
-from meshlib.runtime.mesh import own_address
+from meshlib.runtime.addresses import own_address
 from meshlib.runtime.settings import Settings
 
 VARIABLE, INLINE_VARIABLE = "GRPC_XDS_BOOTSTRAP", "GRPC_XDS_BOOTSTRAP_CONFIG"

@@ -98,16 +98,3 @@ def _address(connection: socket.socket) -> str:
     except OSError:  # gone already
         return "a client"
     return f"{host}:{port}"
-
-
-def announce(mesh: Mesh, listeners: list[tuple[str, int]]) -> None:
-    """Join and register the first of the addresses we listen on; with MESHLIB_TARGET_PORT set, that port only."""
-    if not mesh.settings.enabled:
-        return
-    mesh.start()
-    wanted = [pair for pair in listeners if mesh.settings.target_port in (0, pair[1])]
-    if wanted:
-        host, port = wanted[0]
-        mesh.serve(port, host)
-    elif listeners:
-        _log.info("port %d is not registered: MESHLIB_TARGET_PORT is %d", listeners[0][1], mesh.settings.target_port)

@@ -81,7 +81,7 @@ def _join_when_serving(server_class: type[BaseWSGIServer]) -> None:
     @functools.wraps(original)
     def serve_forever(self: BaseWSGIServer, *args: Any, **kwargs: Any) -> None:
         import meshlib
-        from meshlib_wsgi.connection import announce
+        from meshlib.runtime.addresses import announce
         from meshlib_wsgi.middleware import MeshMiddleware
 
         self.app = MeshMiddleware(self.app)

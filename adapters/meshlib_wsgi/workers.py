@@ -21,7 +21,8 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from gunicorn.workers.sync import SyncWorker
 
 import meshlib
-from meshlib_wsgi.connection import PATIENCE, ConnectionRefused, admitted, announce
+from meshlib.runtime.addresses import announce
+from meshlib_wsgi.connection import PATIENCE, ConnectionRefused, admitted
 
 if TYPE_CHECKING:
     from meshlib.runtime.mesh import Mesh

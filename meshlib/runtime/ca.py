@@ -16,6 +16,7 @@ from meshlib.identity.csr import new_request
 from meshlib.identity.rotation import explain, renew_at
 from meshlib.runtime.certificates import Certificates, Identity, identity_of
 from meshlib.runtime.credential import REFUSALS, Credential
+from meshlib.runtime.schedule import back_off
 
 if TYPE_CHECKING:
     import grpc
@@ -154,6 +155,11 @@ class Renewal:
         self._due = max(due, self._wall() + FIRST_WAIT)
         return min(self._left(), LONGEST_WAIT)
 
+    def hasten(self) -> None:
+        """The certificate in use is worth nothing: the next step asks for another, unless it pauses after a failure."""
+        if not self._failures:
+            self._due = 0.0
+
     def _left(self) -> float:
         """Seconds until a request is due. Clocks jump and machines sleep: what cannot be true any more is due now."""
         left = self._due - self._wall()
@@ -171,9 +177,7 @@ class Renewal:
         )
 
     def _back_off(self) -> float:
-        ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(self._failures, 10))
         self._failures += 1
-        # Half fixed, half chance: neither a storm on a control plane that restarts nor a retry at once.
-        wait = ceiling * (0.5 + 0.5 * self._dice())
+        wait = back_off(self._failures, FIRST_WAIT, LONGEST_WAIT, self._dice())
         self._due = self._wall() + wait
         return wait

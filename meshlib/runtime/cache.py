@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from meshlib.config.subscription import Item, Kind
 from meshlib.errors import ConfigurationError
+from meshlib.runtime.settings import Settings
 
 FORMAT = 1
 KEEP_SECONDS = 30 * 86400.0  # a listener nobody confirmed for that long is not worth starting with
@@ -28,6 +29,12 @@ _SUFFIX = ".cache"
 _log = logging.getLogger("meshlib")
 
 Decode = Callable[[Kind, str, str, bytes], Item]
+
+
+def folder_of(settings: Settings) -> Path:
+    """Where a workload keeps its copies; all clients of a namespace share theirs."""
+    owner = settings.workload if settings.service else "client"
+    return Path(settings.cache_dir) / f"{settings.namespace}.{owner}"
 
 
 class DiskCache:

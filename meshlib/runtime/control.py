@@ -1,8 +1,10 @@
 """The control thread: the one owner of the subscription, fed by a queue of events.
 
-    callers ──Wanted, Served..┐                       ┌─> snapshot (read by everybody, no lock)
-    stream  ──Arrived, Ended──┼─> queue ─> this thread┼─> requests on the stream
-    time    ──────────────────┘                       └─> waiting callers
+    callers ──Wanted, Unanswered───────────┐                          ┌─> snapshot (read by everybody, no lock)
+    servers ──Served, Certified, Withdrawn─┤                          ├─> requests on the stream
+    stream  ──Arrived, Ended───────────────┼─> queue ─> this thread ──┤
+    owner   ──Stopped──────────────────────┘            ^             ├─> waiting callers
+    time    ──what is due───────────────────────────────┘             └─> copy on disk
 
     CONNECTING ──first response──> LIVE ──stream ends──> CONNECTING
         └── patience over, or credential refused ──> DOWN ──first response──> LIVE
@@ -10,7 +12,7 @@
 While CONNECTING callers wait; while DOWN they are answered at once: from what is known, from the disk, or Absent.
 Rule 1: losing the control plane changes nothing for what is known.
 Rule 2: an outage is told once, its end once.
-Rule 3: a port of ours is listed once we can do mutual TLS there, and until its server begins to end.
+Whether others are sent to a port of ours is decided in `listing`.
 """
 
 from __future__ import annotations
@@ -21,31 +23,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Protocol
 
 from meshlib.config.snapshot import ABSENT, Snapshot
 from meshlib.config.subscription import Ask, Item, Kind, Subscription
 from meshlib.errors import ControlPlaneError, CredentialError, MeshError
-from meshlib.runtime.cache import DiskCache
-from meshlib.runtime.events import (
-    Announcement,
-    Arrived,
-    Certified,
-    Ended,
-    Event,
-    Found,
-    Served,
-    State,
-    Stopped,
-    Unanswered,
-    Wanted,
-    Withdrawn,
-)
+from meshlib.runtime import events
+from meshlib.runtime.cache import DiskCache, folder_of
+from meshlib.runtime.events import Announcement, Event, Found, State
+from meshlib.runtime.listing import Anew, Listing
+from meshlib.runtime.schedule import Timers, back_off
 from meshlib.runtime.settings import Settings
-from meshlib.runtime.xds import from_response, item
+from meshlib.runtime.waiters import Waiters
+from meshlib.runtime.xds import Stream, from_response, item
 
 PATIENCE = 2.0
 """Seconds that a request waits for a control plane that has not answered yet."""
@@ -55,39 +44,14 @@ FIRST_RETRY, LONGEST_RETRY = 1.0, 5.0
 """Longest seconds between tries to connect, at first and at last; doubling."""
 CACHE_PAUSE = 1.0
 """Seconds between two copies of changes to disk. What is new is copied at once: a process may be killed at any time."""
-DRAIN = 0.5
-"""Seconds from taking a registration back until others know: a new stream, the control plane's pause of 0.1 s, a push."""
+DRAIN, LONGEST_DRAIN = 0.5, 1.5
+"""Seconds for others to hear that a registration was taken back: once the control plane has read it; if it never does."""
 MOST_ABSENT = 2000
 """Names outside the mesh that are followed; beyond, all are forgotten and asked for again when used."""
 
 _log = logging.getLogger("meshlib")
 
-
-class Link(Protocol):
-    """A stream, as this thread uses it."""
-
-    def send(self, asks: Iterable[Ask]) -> None:
-        """Queue requests."""
-
-    def close(self) -> None:
-        """End it."""
-
-
-Open = Callable[[Settings, Announcement, Callable[[bytes], None], Callable[[ControlPlaneError], None]], Link]
-
-
-def retry_wait(failures: int, chance: float) -> float:
-    """Seconds before the next try: doubling, between a tenth and all of it, so that not everybody comes back at once.
-
-    When a stream breaks it breaks for all. Of 1,000 clients at most 170 come back in any 100 ms, however long the control
-    plane was away; half to all of 0.1 s at first would send 700 at once after a short restart.
-
-    Args:
-        failures: tries that failed since the last success; at least 1.
-        chance: uniform in [0.0, 1.0).
-    """
-    ceiling = min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 16))
-    return ceiling * (0.1 + 0.9 * chance)
+Open = Callable[[Settings, Announcement, Callable[[bytes], None], Callable[[ControlPlaneError], None]], Stream]
 
 
 class Control:
@@ -109,34 +73,35 @@ class Control:
         clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[Snapshot], None] = lambda snapshot: None,
     ) -> None:
-        self.snapshot: Snapshot
         self.state = State.CONNECTING
         self.problem: MeshError | None = None
         self.acknowledged = threading.Event()  # the control plane has listed the port that was served last
-        self.announcement = Announcement(address)
+        self.address = address
         self._settings = settings
-        self._dice, self._clock, self._open, self._on_change = dice, clock, open_stream, on_change
+        self._dice, self._open, self._on_change = dice, open_stream, on_change
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         # Below: the control thread's own.
         self._subscription = Subscription()
-        self.snapshot = self._subscription.snapshot
-        self._waiters: dict[str, list[Future[Found]]] = {}
+        self.snapshot: Snapshot = self._subscription.snapshot
+        self._waiters = Waiters()
         self._unanswered: set[str] = set()
-        self._stream: Link | None = None
+        self._stream: Stream | None = None
         self._number = 0
         self._failures = 0
-        self._heard = False  # this stream has told about listeners, so it has read who we are
+        self._listing = Listing(address)
         self._acknowledged = self.acknowledged
-        self._certified = False
-        self._withdrawn = False
         self._draining: list[Future[None]] = []
-        self._was_live = False
-        self._restored = False
+        self._was_live, self._restored = False, False
         self._left: Mapping[Kind, Iterable[Item]] | None = None
         self._told = ""
-        self._timers: dict[Callable[[], None], float] = {}
-        self._cache = DiskCache(_cache_folder(settings), item)
+        self._timers = Timers(clock)
+        self._cache = DiskCache(folder_of(settings), item)
+
+    @property
+    def announcement(self) -> Announcement:
+        """Who we are on the stream."""
+        return self._listing.announcement
 
     def start(self) -> None:
         """Begin. Call once."""
@@ -145,33 +110,33 @@ class Control:
 
     def stop(self, timeout: float = 5.0) -> None:
         """End the stream and the thread; waiting callers get Absent. Idempotent."""
-        self._events.put(Stopped())
+        self._events.put(events.Stopped())
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
     def want(self, name: str) -> Future[Found]:
         """Follow a destination; the future is resolved when it is known or known to be out of reach."""
         waiter: Future[Found] = Future()
-        self._events.put(Wanted(name, waiter))
+        self._events.put(events.Wanted(name, waiter))
         return waiter
 
     def give_up(self, name: str) -> None:
         """A caller waited long enough: until news of `name` comes, others need not wait."""
-        self._events.put(Unanswered(name))
+        self._events.put(events.Unanswered(name))
 
     def serve(self, announcement: Announcement) -> None:
         """Announce our port, in place of the one before; it is listed as soon as we are `certified`."""
         self.acknowledged = threading.Event()
-        self._events.put(Served(announcement, self.acknowledged))
+        self._events.put(events.Served(announcement, self.acknowledged))
 
     def certified(self) -> None:
         """We can do mutual TLS from now on."""
-        self._events.put(Certified())
+        self._events.put(events.Certified())
 
     def withdraw(self) -> Future[None]:
         """Take the registration back; done when others had the time to hear of it. For signal handlers too: takes no lock."""
         done: Future[None] = Future()
-        self._events.put(Withdrawn(done))
+        self._events.put(events.Withdrawn(done))
         return done
 
     # The thread
@@ -180,7 +145,7 @@ class Control:
         self._left = self._cache.load()  # now, so that a broken cache is told at the start and not in the next outage
         while True:
             event = self._next()
-            if isinstance(event, Stopped):
+            if isinstance(event, events.Stopped):
                 break
             try:
                 self._handle(event)
@@ -189,60 +154,47 @@ class Control:
         self._close()
 
     def _next(self) -> Event | None:
-        wait = max(0.0, min(self._timers.values()) - self._clock()) if self._timers else None
         try:
-            return self._events.get(timeout=wait)
+            return self._events.get(timeout=self._timers.wait())
         except queue.Empty:
             return None
 
     def _handle(self, event: Event | None) -> None:
         match event:
-            case Wanted():
+            case events.Wanted():
                 self._want(event)
-            case Unanswered():
+            case events.Unanswered():
                 self._on_unanswered(event.name)
-            case Served():
-                self._withdrawn, self._acknowledged = False, event.acknowledged
-                self._announce(replace(event.announcement, listed=self._certified))
-            case Certified():
-                self._certified = True
-                self._announce(replace(self.announcement, listed=not self._withdrawn))
-            case Withdrawn():
-                self._on_withdrawn(event.done)
-            case Arrived() if event.number == self._number:
+            case events.Served():
+                self._acknowledged = event.acknowledged
+                self._announce(self._listing.served(event.announcement))
+            case events.Certified():
+                self._announce(self._listing.certified())
+            case events.Withdrawn():
+                self._withdraw(event.done)
+            case events.Arrived() if event.number == self._number:
                 self._on_arrived(event.raw)
-            case Ended() if event.number == self._number:
+            case events.Ended() if event.number == self._number:
                 self._on_ended(event.error)
             case _:
                 pass  # a timer, or a word from a stream that is no longer ours
-        self._run_due()
-
-    def _after(self, seconds: float, action: Callable[[], None]) -> None:
-        self._timers[action] = self._clock() + seconds
-
-    def _run_due(self) -> None:
-        now = self._clock()
-        for action in [action for action, at in self._timers.items() if at <= now]:
-            if self._timers.pop(action, None) is not None:
-                action()
+        self._timers.run_due()
 
     # Callers
 
-    def _want(self, event: Wanted) -> None:
-        self._waiters.setdefault(event.name, []).append(event.waiter)
+    def _want(self, event: events.Wanted) -> None:
+        self._waiters.add(event.name, event.waiter)
         if event.name not in self._subscription.wanted_names:
             self._forget_some_absent()
             self._send(self._subscription.want((event.name,)))
             self._publish()
-        if self.state is State.DOWN or event.name in self._unanswered:
-            self._answer((event.name,), otherwise=ABSENT)
-        else:
-            self._answer((event.name,))
+        in_vain = self.state is State.DOWN or event.name in self._unanswered
+        self._waiters.answer_one(event.name, self._found(event.name) if in_vain else self.snapshot.destination(event.name))
 
     def _forget_some_absent(self) -> None:
         # A crawler asks for a new host with every request; what is outside the mesh must not pile up.
         if len(self.snapshot.absent) >= MOST_ABSENT:
-            self._send(self._subscription.forget(self.snapshot.absent))
+            self._send(self._subscription.forget(self.snapshot.absent - {self._listing.policy}))
 
     def _on_unanswered(self, name: str) -> None:
         if self.snapshot.destination(name) is not None or name in self._unanswered:
@@ -255,42 +207,33 @@ class Control:
             )
         self._unanswered.add(name)
 
-    def _answer(self, names: Iterable[str], otherwise: Found | None = None) -> None:
-        for name in names:
-            found = self.snapshot.destination(name) or otherwise
-            if found is None:
-                continue
-            for waiter in self._waiters.pop(name, ()):
-                if waiter.set_running_or_notify_cancel():
-                    waiter.set_result(found)
+    def _found(self, name: str) -> Found:
+        """The answer for those who need not wait any longer."""
+        return self.snapshot.destination(name) or ABSENT
 
-    def _announce(self, announcement: Announcement) -> None:
-        before, self.announcement = self.announcement, announcement
-        if not announcement.target_port:
-            return
-        if before == announcement and before.inbound_name in self._subscription.wanted_names:
-            self._acknowledge()
-            return
-        self._acknowledged.clear()
-        self._drop_stream()  # a node is told in the first request of a stream only
-        if before.inbound_name != announcement.inbound_name:  # else its policy stays in force meanwhile
-            self._subscription.forget((before.inbound_name,))
-        self._subscription.want((announcement.inbound_name,))
-        self._failures = 0
-        self._connect()
+    # Our port
+
+    def _announce(self, anew: Anew | None) -> None:
+        if anew is not None:
+            self._acknowledged.clear()
+            self._drop_stream()
+            if anew.forget:  # else the policy stays in force meanwhile
+                self._subscription.forget((anew.forget,))
+            self._subscription.want((anew.follow,))
+            self._failures = 0
+            self._connect()
+        self._acknowledge()
 
     def _acknowledge(self) -> None:
-        name = self.announcement.inbound_name
-        known = name in self.snapshot.inbound or name in self.snapshot.absent
-        if known and self._heard and self.announcement.listed:
+        policy = self._listing.policy
+        if self._listing.known(answered=policy in self.snapshot.inbound or policy in self.snapshot.absent):
             self._acknowledged.set()
 
-    def _on_withdrawn(self, done: Future[None]) -> None:
-        self._withdrawn = True
+    def _withdraw(self, done: Future[None]) -> None:
         heard = self.announcement.listed and self.state is State.LIVE
-        self._announce(replace(self.announcement, listed=False))
+        self._announce(self._listing.withdrawn())
         self._draining.append(done)
-        self._after(DRAIN if heard else 0.0, self._end_drain)
+        self._timers.after(LONGEST_DRAIN if heard else 0.0, self._end_drain)
 
     def _end_drain(self) -> None:
         drained, self._draining = self._draining, []
@@ -303,26 +246,24 @@ class Control:
     def _connect(self) -> None:
         if self._stream is not None or not self._subscription.wanted_names:
             return
-        self._timers.pop(self._connect, None)
-        self._heard = False
+        self._timers.cancel(self._connect)
+        self._listing.opened()
         if self.state is State.CONNECTING and self._lose_patience not in self._timers:
-            self._after(PATIENCE, self._lose_patience)
+            self._timers.after(PATIENCE, self._lose_patience)
         self._number += 1
+        tell, number = self._events.put, self._number
         try:
             self._stream = self._open(
-                self._settings, self.announcement, partial(self._arrived, self._number), partial(self._ended, self._number)
+                self._settings,
+                self.announcement,
+                lambda raw: tell(events.Arrived(number, raw)),
+                lambda error: tell(events.Ended(number, error)),
             )
         except MeshError as error:
             self._on_failure(error)
             return
         # A stream that we ourselves reopen meets a control plane that knows everybody: no grace.
         self._send(self._subscription.on_connect(grace=self.state is not State.LIVE))
-
-    def _arrived(self, number: int, raw: bytes) -> None:
-        self._events.put(Arrived(number, raw))
-
-    def _ended(self, number: int, error: ControlPlaneError) -> None:
-        self._events.put(Ended(number, error))
 
     def _send(self, asks: tuple[Ask, ...]) -> None:
         if self._stream is not None:
@@ -334,7 +275,7 @@ class Control:
         stream, self._stream = self._stream, None
         self._number += 1
         self._subscription.on_disconnect()
-        self._timers.pop(self._end_grace, None)
+        self._timers.cancel(self._end_grace)
         if stream is not None:
             stream.close()
 
@@ -347,7 +288,8 @@ class Control:
             _log.error("meshlib: refused %s from the control plane, the old one stays: %s", update.kind.value, update.problem)
         asks, changed = self._subscription.on_response(update)
         self._send(asks)
-        self._heard = self._heard or update.kind is Kind.LISTENER
+        if update.kind is Kind.LISTENER and self._listing.heard() and self._draining:
+            self._timers.after(DRAIN, self._end_drain)
         if changed:
             self._publish()
         self._acknowledge()
@@ -358,11 +300,11 @@ class Control:
         if self._told:
             _log.info("meshlib: the control plane at %s is back", self._settings.control_plane)
         if self._was_live or self._restored:
-            self._after(GRACE, self._end_grace)
+            self._timers.after(GRACE, self._end_grace)
         self.state, self._was_live = State.LIVE, True
         self.problem, self._told, self._failures, self._left = None, "", 0, None
         self._unanswered.clear()
-        self._timers.pop(self._lose_patience, None)
+        self._timers.cancel(self._lose_patience)
 
     def _end_grace(self) -> None:
         asks, changed = self._subscription.on_grace_over()
@@ -374,15 +316,15 @@ class Control:
         self._drop_stream()
         if self.state is State.LIVE:
             self.state = State.CONNECTING
-            self._after(PATIENCE, self._lose_patience)
+            self._timers.after(PATIENCE, self._lose_patience)
         self._on_failure(error)
 
     def _on_failure(self, error: MeshError) -> None:
         self.problem = error
         self._failures += 1
-        self._after(retry_wait(self._failures, self._dice()), self._connect)
+        self._timers.after(back_off(self._failures, FIRST_RETRY, LONGEST_RETRY, self._dice()), self._connect)
         self._restore()
-        self._answer(tuple(self._waiters))
+        self._waiters.answer(self.snapshot.destination)
         if isinstance(error, CredentialError):  # waiting will not make the token right
             self._go_down()
 
@@ -394,7 +336,7 @@ class Control:
         self.state = State.DOWN
         self._restore()
         self._tell_outage()
-        self._answer(tuple(self._waiters), otherwise=ABSENT)
+        self._waiters.answer(self._found)
 
     def _tell_outage(self) -> None:
         what = str(self.problem or f"the control plane at {self._settings.control_plane} does not answer")
@@ -410,13 +352,13 @@ class Control:
     def _publish(self) -> None:
         self.snapshot = self._subscription.snapshot
         self._unanswered = {name for name in self._unanswered if self.snapshot.destination(name) is None}
-        self._answer(tuple(self._waiters))
+        self._waiters.answer(self.snapshot.destination)
         self._acknowledge()
         self._on_change(self.snapshot)
         if self._cache.lacks(self.snapshot.destinations.keys() | self.snapshot.inbound.keys()):
             self._write_cache()
         elif self._write_cache not in self._timers:
-            self._after(CACHE_PAUSE, self._write_cache)
+            self._timers.after(CACHE_PAUSE, self._write_cache)
 
     def _restore(self) -> None:
         """Take what an earlier process left, if the control plane never answered this one."""
@@ -433,10 +375,5 @@ class Control:
         self._drop_stream()
         if self._write_cache in self._timers:
             self._write_cache()
-        self._answer(tuple(self._waiters), otherwise=ABSENT)
+        self._waiters.answer(self._found)
         self._end_drain()
-
-
-def _cache_folder(settings: Settings) -> Path:
-    owner = settings.workload if settings.service else "client"
-    return Path(settings.cache_dir) / f"{settings.namespace}.{owner}"

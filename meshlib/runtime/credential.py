@@ -4,7 +4,8 @@
     a usable certificate  ──> assertion signed with its key ──refused──> join token ──refused──> assertion again
 
 Rule 1: the join token is for joining. Once there is a certificate, the token may expire.
-Rule 2: a refused certificate is not the end (the control plane may have a new root): the token gets the next try.
+Rule 2: a refused certificate is not the end (the control plane may have a new root): the token gets the next try. With it
+the certificate is replaced at once: what the control plane refuses, peers that joined anew refuse as well.
 """
 
 from __future__ import annotations
@@ -50,12 +51,20 @@ class Credential:
         token: gives the join token, read anew; empty if there is none.
         certificates: whose newest identity signs.
         wall: seconds since the epoch.
+        on_refusal: told the fingerprint of a certificate that was refused and that the token may replace.
     """
 
-    def __init__(self, token: Callable[[], str], certificates: Certificates, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        token: Callable[[], str],
+        certificates: Certificates,
+        wall: Callable[[], float],
+        on_refusal: Callable[[str], None] = lambda fingerprint: None,
+    ) -> None:
         self._token = token
         self._certificates = certificates
         self._wall = wall
+        self._on_refusal = on_refusal
         self._refused = ""  # fingerprint of the certificate that the control plane did not accept
         self._reason = ""
 
@@ -100,6 +109,7 @@ class Credential:
             return CredentialError(f"{what}; and there is no token instead ({error}). {_ADVICE}")
         if not token:
             return CredentialError(f"{what}; and no token is set to join again. {_ADVICE}")
+        self._on_refusal(shown.certificate)
         return ControlPlaneError(f"{what}; trying the token instead")
 
     def _other(self) -> str:

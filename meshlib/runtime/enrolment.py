@@ -34,7 +34,9 @@ class Enrolment:
         self.problem: MeshError | None = None
         self._certificates = certificates
         self._on_identity = on_identity
-        self._stopped = threading.Event()
+        self._stopped = False
+        self._refused = ""
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meshlib-certificates", daemon=True)
         authority = CertificateAuthority(
             settings.control_plane,
@@ -53,18 +55,38 @@ class Enrolment:
 
     def stop(self) -> None:
         """End after the request that is under way, if any, without waiting for it."""
-        self._stopped.set()
+        self._stopped = True
+        self._woken.set()
+
+    def replace(self, fingerprint: str) -> None:
+        """Renew at once if this is still our certificate: the control plane does not accept it. From any thread."""
+        self._refused = fingerprint
+        self._woken.set()
 
     def _run(self) -> None:
         wait = 0.0
-        while not self._stopped.wait(min(wait, LONGEST_SLEEP)):
+        while not self._sleep(wait):
             try:
+                self._heed_refusal()
                 wait = self._renewal.step()
                 self.problem = self._renewal.problem
             except Exception:  # a fault of ours must not end renewal: the certificate would run out
                 _log.exception("meshlib: renewing the certificate failed")
                 wait = RETRY
             self._tell()
+
+    def _sleep(self, seconds: float) -> bool:
+        """Until then, or until something is to do. Whether it is to end."""
+        self._woken.wait(min(seconds, LONGEST_SLEEP))
+        self._woken.clear()
+        return self._stopped
+
+    def _heed_refusal(self) -> None:
+        refused, self._refused = self._refused, ""
+        identity = self._certificates.identity
+        if refused and identity is not None and identity.leaf.fingerprint == refused:
+            _log.info("meshlib: the control plane does not accept our certificate: asking for another")
+            self._renewal.hasten()
 
     def _tell(self) -> None:
         """Log each new problem once, and tell a new identity."""

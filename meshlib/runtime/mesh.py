@@ -8,10 +8,8 @@ Rule 3: no request fails because the control plane is away.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
-import socket
 import threading
 import time
 import weakref
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING
 from meshlib.config.snapshot import ABSENT, EMPTY, Absent, Destination, Snapshot, listener_name
 from meshlib.errors import ControlPlaneError, MeshError
 from meshlib.inbound.admit import InboundPort
+from meshlib.runtime.addresses import own_address, reachable
 from meshlib.runtime.events import Announcement
 from meshlib.runtime.settings import Settings
 
@@ -40,9 +39,7 @@ RESOLVE_TIMEOUT = 2.5
 """Seconds; a little above the control thread's own patience, which answers first in an outage."""
 STRICT_TIMEOUT = 10.0
 """Seconds that a strict start waits for a certificate."""
-ANYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 (recognised, not bound)
 
-_log = logging.getLogger("meshlib")
 _PERMISSIVE = InboundPort()
 
 
@@ -185,11 +182,17 @@ class Mesh:
         from meshlib.runtime.enrolment import Enrolment
         from meshlib.runtime.xds import Stream
 
-        settings, balancers, telemetry = self.settings, self.balancers, self.telemetry
+        settings, balancers, telemetry, certificates = self.settings, self.balancers, self.telemetry, self.certificates
+
+        def identified(spiffe_id: str) -> None:
+            telemetry.identify(spiffe_id)
+            control.certified()
+
+        enrolment = Enrolment(settings, certificates, identified)
         control = Control(
             settings,
             own_address(settings),
-            partial(Stream, Credential(settings.read_token, self.certificates, time.time)),
+            partial(Stream, Credential(settings.read_token, certificates, time.time, enrolment.replace)),
             random.random,
             on_change=lambda snapshot: balancers.keep(snapshot.clusters),
         )
@@ -198,12 +201,7 @@ class Mesh:
             from meshlib.runtime.stats import StatsServer
 
             stats = StatsServer(settings.stats_address, telemetry.metrics, settings.instance)
-
-        def identified(spiffe_id: str) -> None:
-            telemetry.identify(spiffe_id)
-            control.certified()
-
-        return _Parts(control, Enrolment(settings, self.certificates, identified), stats)
+        return _Parts(control, enrolment, stats)
 
     def close(self) -> None:
         """Leave the mesh: the stream ends, and with it the registration. Idempotent; the next use starts anew."""
@@ -225,7 +223,7 @@ class Mesh:
         if not self.settings.enabled or self.settings.target_port not in (0, port):
             return
         control = self._started()
-        announcement = Announcement(self._reachable(address, control), port, protocol=protocol)
+        announcement = Announcement(self.settings.address or reachable(address, control.address), port, protocol=protocol)
         if announcement != self._served:
             self._served, self.withdrawn = announcement, False
             control.serve(announcement)
@@ -239,7 +237,7 @@ class Mesh:
             port: as in `serve`; nothing happens if another port is announced.
 
         Returns:
-            done when others had the time to hear of it (control.DRAIN seconds), at once if they never heard of the port.
+            done when others had the time to hear of it (control.DRAIN, about half a second), at once if they never heard of the port.
         """
         parts, served = self._parts, self._served
         if parts is None or served is None or served.target_port != port:
@@ -248,11 +246,6 @@ class Mesh:
             return nothing
         self._served, self.withdrawn = None, True
         return parts.control.withdraw()
-
-    def _reachable(self, address: str, control: Control) -> str:
-        if self.settings.address or address in ANYWHERE:
-            return control.announcement.address
-        return "127.0.0.1" if address == "localhost" else address
 
     def ready(self, timeout: float) -> bool:
         """Wait until there is a certificate, and the control plane knows of our port if we serve one.
@@ -365,21 +358,6 @@ class Mesh:
         if certificates is not None:
             certificates.after_fork()
         self._begin()
-
-
-def own_address(settings: Settings) -> str:
-    """The IP address that others reach us under: the one that the way to the control plane starts from."""
-    if settings.address:
-        return settings.address
-    host, _, port = settings.control_plane.rpartition(":")
-    try:
-        family, kind, _, _, target = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.connect(target)  # sends nothing: it only picks the way
-            return str(probe.getsockname()[0])
-    except OSError as error:
-        _log.debug("meshlib: own address unknown, taking loopback: %s", error)
-        return "127.0.0.1"
 
 
 _all: weakref.WeakSet[Mesh] = weakref.WeakSet()

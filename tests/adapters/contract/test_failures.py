@@ -97,7 +97,7 @@ async def test_body_cut_short(scene: Scene) -> None:
     """A body that ends before its length is an error, never a short body."""
     with pytest.raises(scene.caller.errors.broken_body) as caught:
         await scene.caller.call("GET", f"{REVIEWS}/cut")
-    assert "UC: while the response's body was read" in note_of(caught.value)
+    assert "UPE: while the response's body was read" in note_of(caught.value)
     assert scene.flags == ["UC"]
 
 

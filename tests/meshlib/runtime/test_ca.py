@@ -181,6 +181,21 @@ def test_renewal_at_half_life() -> None:
     assert mesh.renewal.problem is None
 
 
+def test_a_certificate_that_is_worth_nothing_is_replaced_at_once() -> None:
+    """It does not last until half of its life. A pause after a failure lasts: haste is no reason to ask more often."""
+    mesh = Renewing(1000.0)
+    mesh.run(100)
+    mesh.renewal.hasten()
+    mesh.renewal.step()
+    assert mesh.certificates.generation == 2
+    mesh.issuer.error = ControlPlaneError("away")
+    mesh.renewal.hasten()
+    mesh.renewal.step()
+    mesh.renewal.hasten()
+    mesh.renewal.step()
+    assert mesh.issuer.calls == 3
+
+
 def test_failures_wait_longer_and_longer() -> None:
     """A control plane that is away is asked less and less often, and found within half a minute when it is back."""
     mesh = Renewing()

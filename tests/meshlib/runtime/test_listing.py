@@ -1,119 +1,114 @@
-"""When a server of ours is listed for others: from its first certificate until it begins to end."""
+"""Whether others may be sent to our port: each row tells events and what follows from the last one."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
-from typing import Any
+import pytest
 
-from meshlib.config.model import PeerMode
-from meshlib.runtime import control
-from meshlib.runtime.mesh import Mesh
-from tests.support.waiting import becomes
+from meshlib.runtime.events import Announcement
+from meshlib.runtime.listing import Anew, Listing
 
-POLICY = "xds.istio.io/grpc/lds/inbound/127.0.0.1:43210"
+ADDRESS = "10.0.0.1"
+A, B = Announcement(ADDRESS, 9080), Announcement(ADDRESS, 9081)
+POLICY_A, POLICY_B = A.inbound_name, B.inbound_name
 
 
-def test_a_server_is_not_listed_before_it_can_do_mutual_tls(control_plane: Any, mesh: Mesh) -> None:
-    """Its policy is in force all the time; others hear of the port with the first certificate, and then it is ready."""
-    control_plane.put_strict(POLICY)
-    control_plane.signing.clear()
-    mesh.serve(43210, "127.0.0.1")
-    assert becomes(lambda: mesh.inbound.mode is PeerMode.STRICT)
-    assert not mesh.ready(0.1)
-    assert control_plane.listed() == [[]]
-    control_plane.signing.set()
-    assert mesh.ready(10)
-    assert control_plane.listed() == [[], [43210]]
-    assert mesh.inbound.mode is PeerMode.STRICT
+def after(*events: str) -> tuple[Listing, Anew | None]:
+    """A listing to which all this happened, and what it said last."""
+    listing, to_do = Listing(ADDRESS), None
+    for event in events:
+        match event:
+            case "serve A":
+                to_do = listing.served(A)
+            case "serve B":
+                to_do = listing.served(B)
+            case "certified":
+                to_do = listing.certified()
+            case "withdrawn":
+                to_do = listing.withdrawn()
+            case "opened":
+                listing.opened()
+            case "heard":
+                listing.heard()
+            case _:
+                raise AssertionError(event)
+    return listing, to_do
 
 
-def test_with_a_certificate_a_server_is_listed_at_once(control_plane: Any, mesh: Mesh) -> None:
-    """One stream is enough."""
-    mesh.start()
-    assert mesh.ready(10)
-    assert becomes(lambda: mesh.telemetry.local.principal)
-    mesh.serve(43210, "127.0.0.1")
-    assert mesh.ready(10)
-    assert control_plane.listed()[-1:] == [[43210]]
-    assert control_plane.listed().count([]) == len(control_plane.nodes) - 1
+def story(value: object) -> str | None:
+    """A row's name: its events."""
+    return " | ".join(value) if isinstance(value, list) else None
 
 
-def test_ready_means_that_the_control_plane_has_heard_of_the_port(control_plane: Any, mesh: Mesh) -> None:
-    """Not that it once answered for the port, on a stream before."""
-    control_plane.signing.clear()
-    mesh.serve(43210, "127.0.0.1")
-    assert becomes(lambda: POLICY in mesh.snapshot.absent)
-    control_plane.silent = True
-    control_plane.signing.set()
-    assert not mesh.ready(0.5)
-    control_plane.silent = False
-    control_plane.put_strict(POLICY)
-    assert mesh.ready(10)
+@pytest.mark.parametrize(
+    ("events", "to_do", "listed"),
+    [
+        (["serve A"], Anew(POLICY_A), False),
+        (["serve A", "certified"], Anew(POLICY_A), True),
+        (["serve A", "certified", "certified"], None, True),
+        (["serve A", "serve A"], None, False),
+        (["certified", "serve A"], Anew(POLICY_A), True),
+        (["certified", "serve A", "serve A"], None, True),
+        (["certified", "serve A", "serve B"], Anew(POLICY_B, forget=POLICY_A), True),
+        (["certified", "serve A", "withdrawn"], Anew(POLICY_A), False),
+        (["certified", "serve A", "withdrawn", "withdrawn"], None, False),
+        (["certified", "serve A", "withdrawn", "certified"], None, False),
+        (["certified", "serve A", "withdrawn", "serve A"], Anew(POLICY_A), True),
+        (["certified", "serve A", "withdrawn", "serve B"], Anew(POLICY_B, forget=POLICY_A), True),
+        (["serve A", "withdrawn"], None, False),
+        (["serve A", "withdrawn", "certified"], None, False),
+        (["serve A", "withdrawn", "serve A", "certified"], Anew(POLICY_A), True),
+    ],
+    ids=story,
+)
+def test_events(events: list[str], to_do: Anew | None, listed: bool) -> None:
+    """Listed means served, certified and not withdrawn; each change is told on a new stream, the same again is not."""
+    listing, said = after(*events)
+    assert said == to_do
+    assert listing.announcement.listed is listed
 
 
-def test_a_server_that_ends_is_no_longer_listed_and_keeps_its_policy(control_plane: Any, mesh: Mesh) -> None:
-    """Others get half a second to move away; meanwhile nothing that was refused is let in."""
-    control_plane.put_strict(POLICY)
-    mesh.serve(43210, "127.0.0.1")
-    assert mesh.ready(10)
-    begin = time.monotonic()
-    done = mesh.withdraw(43210)
-    assert mesh.withdrawn
-    assert becomes(lambda: control_plane.listed()[-1] == [])
-    assert mesh.inbound.mode is PeerMode.STRICT
-    done.result(5)
-    assert time.monotonic() - begin > control.DRAIN * 0.9
-    assert mesh.inbound.mode is PeerMode.STRICT
+@pytest.mark.parametrize("event", ["certified", "withdrawn"])
+def test_who_serves_nothing_has_nothing_to_tell(event: str) -> None:
+    """A client gets certificates, too."""
+    listing, said = after(event)
+    assert said is None
+    assert listing.policy == ""
 
 
-def test_a_server_that_starts_again_is_listed_again(control_plane: Any, mesh: Mesh) -> None:
-    """In the same process, at the same port."""
-    mesh.serve(43210, "127.0.0.1")
-    assert mesh.ready(10)
-    mesh.withdraw(43210).result(5)
-    mesh.serve(43210, "127.0.0.1")
-    assert not mesh.withdrawn
-    assert mesh.ready(10)
-    assert control_plane.listed()[-2:] == [[], [43210]]
+@pytest.mark.parametrize(
+    ("events", "known"),
+    [
+        (["certified", "serve A"], False),
+        (["certified", "serve A", "opened"], False),
+        (["certified", "serve A", "opened", "heard"], True),
+        (["certified", "serve A", "opened", "heard", "serve A"], True),
+        (["certified", "serve A", "opened", "heard", "serve B"], False),
+        (["certified", "serve A", "opened", "heard", "opened"], False),
+        (["certified", "serve A", "opened", "heard", "withdrawn", "opened", "heard"], False),
+        (["serve A", "opened", "heard"], False),
+        (["serve A", "opened", "heard", "certified"], False),
+        (["serve A", "opened", "heard", "certified", "opened", "heard"], True),
+    ],
+    ids=story,
+)
+def test_when_others_know(events: list[str], known: bool) -> None:
+    """Once the control plane has answered on the stream that announced the listed port."""
+    listing, _ = after(*events)
+    assert listing.known(answered=True) is known
+    assert not listing.known(answered=False)
 
 
-def test_another_certificate_lists_nothing_that_was_withdrawn(control_plane: Any, mesh: Mesh) -> None:
-    """The first certificate may come while the server already ends."""
-    control_plane.signing.clear()
-    mesh.serve(43210, "127.0.0.1")
-    assert becomes(lambda: POLICY in mesh.snapshot.absent)
-    mesh.withdraw(43210).result(0.4)  # nobody knew of it: nobody has to move away
-    control_plane.signing.set()
-    assert mesh.certificates.wait(10)
-    assert becomes(lambda: mesh.telemetry.local.principal)
-    mesh.resolve("ratings:9080")
-    assert [43210] not in control_plane.listed()
+def test_what_was_read_is_news_once_on_each_stream() -> None:
+    """Time to hear of a withdrawal counts from there."""
+    listing, _ = after("certified", "serve A", "opened")
+    assert [listing.heard(), listing.heard()] == [True, False]
+    listing.opened()
+    assert listing.heard()
 
 
-def test_nothing_to_withdraw(control_plane: Any, mesh: Mesh, make_mesh: Callable[..., Mesh]) -> None:
-    """A client, another port, a mesh that is switched off or closed: done at once, and nobody is told to go."""
-    for idle in (mesh, make_mesh(enabled=False)):
-        assert idle.withdraw(43210).done()
-        assert not idle.withdrawn
-    mesh.serve(43210, "127.0.0.1")
-    assert mesh.ready(10)
-    assert mesh.withdraw(15090).done()
-    assert not mesh.withdrawn
-    assert control_plane.listed()[-1] == [43210]
-    ending = mesh.withdraw(43210)
-    mesh.close()
-    assert ending.done()
-
-
-def test_a_signal_handler_may_withdraw(mesh: Mesh) -> None:
-    """The thread that is interrupted may hold the mesh's lock."""
-    mesh.serve(43210, "127.0.0.1")
-    assert mesh.ready(10)
-    done = []
-    with mesh._lock:
-        thread = threading.Thread(target=lambda: done.append(mesh.withdraw(43210).result(5)))
-        thread.start()
-        thread.join(5)
-    assert done == [None]
+def test_debugging_view() -> None:
+    """The port, and how it stands with it."""
+    assert repr(Listing(ADDRESS)) == "<Listing nothing served>"
+    assert repr(after("serve A")[0]) == "<Listing 10.0.0.1:9080 not listed>"
+    assert repr(after("certified", "serve A")[0]) == "<Listing 10.0.0.1:9080 listed>"
+    assert repr(after("certified", "serve A", "withdrawn")[0]) == "<Listing 10.0.0.1:9080 withdrawn>"

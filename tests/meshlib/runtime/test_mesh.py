@@ -21,7 +21,7 @@ from meshlib.config.snapshot import ABSENT, Absent, Destination
 from meshlib.config.subscription import Kind
 from meshlib.errors import ControlPlaneError, CredentialError
 from meshlib.runtime import control
-from meshlib.runtime.mesh import Mesh, own_address
+from meshlib.runtime.mesh import Mesh
 from meshlib.runtime.settings import Settings
 from tests.support.destinations import ports
 from tests.support.waiting import becomes
@@ -515,17 +515,3 @@ async def test_strict_sends_nothing_outside_for_want_of_an_answer(
     joined = make_mesh(strict=True)
     joined.start()
     assert joined.resolve("ratings:9080") is ABSENT
-
-
-def test_own_address() -> None:
-    """What was set; else where the way to the control plane starts; else loopback."""
-    assert own_address(Settings(address="10.1.2.3")) == "10.1.2.3"
-    assert own_address(Settings(control_plane="127.0.0.1:15012")) == "127.0.0.1"
-    assert own_address(Settings(control_plane="no.such.host.invalid:15012")) == "127.0.0.1"
-
-
-@pytest.mark.parametrize(("failures", "longest"), [(1, 1.0), (2, 2.0), (3, 4.0), (4, 5.0), (1000, 5.0)])
-def test_retry_waits(failures: int, longest: float) -> None:
-    """Doubling up to a bound, between a tenth and all of it."""
-    assert control.retry_wait(failures, 0.0) == pytest.approx(longest / 10)
-    assert control.retry_wait(failures, 1.0) == pytest.approx(longest)

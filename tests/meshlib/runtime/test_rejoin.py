@@ -53,7 +53,7 @@ def test_a_stream_is_opened_again_with_the_certificate(control_plane: Any, make_
 def test_a_control_plane_with_a_new_root(
     control_plane: Any, settings: Settings, make_mesh: MakeMesh, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Installed anew, it does not know our certificate: the token, tried next, opens the stream."""
+    """Installed anew, it does not know our certificate: the token, tried next, opens the stream and gets another at once."""
     control_plane.put_destination("ratings:9080", 1)
     mesh = make_mesh()
     assert isinstance(mesh.resolve("ratings:9080"), Destination)
@@ -65,5 +65,10 @@ def test_a_control_plane_with_a_new_root(
     control_plane.shown.clear()
     control_plane.start()
     assert becomes(lambda: live(mesh), 10)
-    assert control_plane.shown == ["certificate", "token"]
+    assert becomes(lambda: mesh.certificates.generation == 2)
+    identity = mesh.certificates.identity
+    assert identity is not None
+    assert identity.roots.encode() == control_plane.authority.root_pem
+    assert control_plane.shown[0] == "certificate"
+    assert "token" in control_plane.shown
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -44,7 +44,7 @@ class Clients:
         dice = random.Random(7).random
         settings = Settings(cache_dir=str(folder))
         self.controls = [
-            Control(settings, "127.0.0.1", dice, lambda: self.now, open_stream=partial(self._open, number))
+            Control(settings, "127.0.0.1", partial(self._open, number), dice, lambda: self.now)
             for number in range(count)
         ]
         for control in self.controls:
