@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -306,6 +307,19 @@ def test_envoy_goes_on_without_a_control_plane_and_comes_back(members: Members, 
     assert {caller.get(URL).status for _ in range(20)} == {200}
     members.apply(subsets() + ROUTES + to(("v2", 100)))
     assert set(names(caller)) == {"v2"}
+
+
+# Rejection
+
+
+def test_what_envoy_rejects_is_noticed_and_told(members: Members, tmp_path: Path) -> None:
+    """A listener whose port is taken: Envoy stays ready, the control plane knows better."""
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        refused = sidecar(members.plane, tmp_path, name="refusing", ports={8000: taken.getsockname()[1]})
+        with pytest.raises(AssertionError, match=r"Envoy rejected.*127\.0\.0\.1_8000.*Address already in use"), refused:
+            pass
 
 
 # Redirection
