@@ -92,7 +92,8 @@ class AioCall:
         self._over = asyncio.Event()
         self._gone = False
         self._task: asyncio.Task[None] | None = None
-        self._line: Line | None = None
+        self._line: Line | None = None  # of the try under way
+        self._delivered: Line | None = None  # of the response that the caller gets
         self._inner: Any = None  # the try under way
         self._first: asyncio.Future[Any] | None = None
         self._empty_head = False
@@ -142,7 +143,7 @@ class AioCall:
             if destination is None:
                 return self._outside()
             try:
-                return self._deliver(await drive_async(self._machine(destination), self._attempt, self._pause))
+                return await self._deliver(await drive_async(self._machine(destination), self._attempt, self._pause))
             except UpstreamError as error:
                 if not self.call.waits_for(error, self._given["wait_for_ready"]):
                     raise self.call.failed(error) from error
@@ -157,25 +158,30 @@ class AioCall:
         body = self._body if isinstance(self._body, bytes) else aiter(self._body)
         return make(self._codec.method, None, self._codec.deserialize)(body, **self._given)
 
-    def _deliver(self, final: Deliver | LocalReply) -> Any:
+    async def _deliver(self, final: Deliver | LocalReply) -> Any:
         if isinstance(final, LocalReply):
             raise self.call.replied(final)
         if isinstance(self._body, AsyncReplay):
             self._body.commit()
         self.call.delivered(final)
-        inner, line = self._inner, self._line
-        assert line is not None
+        inner, self._delivered = self._inner, self._line
         self._line = None
-        inner.add_done_callback(lambda _: self._ended(inner, line))
+        if inner.done():
+            await self._tell(inner)
+        else:
+            inner.add_done_callback(self._ended)
         return inner
 
-    def _ended(self, inner: Any, line: Line) -> None:
+    def _ended(self, inner: Any) -> None:
         """gRPC calls this once, where the call ended."""
-        self._channel.release(line)
-        task = self._loop.create_task(self._tell(inner))
-        self._task = task  # a task that nobody holds may be collected
+        self._task = self._loop.create_task(self._tell(inner))  # a task that nobody holds may be collected
 
     async def _tell(self, inner: Any) -> None:
+        """The delivered call is over; only the first time counts."""
+        line, self._delivered = self._delivered, None
+        if line is None:
+            return
+        self._channel.release(line)
         code = await inner.code()
         if self._gone and code is grpc.StatusCode.CANCELLED:
             self.call.abandoned()
@@ -367,9 +373,12 @@ class _ManyResponses(AioCall):
         """The next response; `grpc.aio.EOF` after the last. Raises AioRpcError if the call failed."""
         inner = await self._wanted()
         first, self._first = self._first, None
-        if first is not None:
-            return await first
-        return await inner.read()
+        try:
+            message = await (inner.read() if first is None else first)
+        finally:
+            if inner.done():
+                await self._tell(inner)
+        return message
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self._responses()

@@ -17,7 +17,7 @@ from ._lines import Line
 from ._replay import SyncReplay
 
 if TYPE_CHECKING:
-    from .channel import MeshChannel
+    from ._channel import MeshChannel
 
 _STATE_SECONDS = 0.5
 
