@@ -1,4 +1,4 @@
-"""The asyncio channel, the same shape as `sync_channel.py`."""
+"""The asyncio channel, the same shape as `_channel.py`."""
 
 from __future__ import annotations
 
