@@ -19,7 +19,8 @@ from meshlib_grpc import native
 
 import meshlib
 from meshlib.errors import SettingsError
-from tests.support.grpc_mesh import JSON, Caller, GrpcMesh, eventually, grpc_mesh
+from tests.support.cluster import eventually
+from tests.support.grpc_mesh import JSON, Caller, GrpcMesh, grpc_mesh
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "grpc.md"
 ENGINES = ("engine", "native")

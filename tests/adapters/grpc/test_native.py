@@ -15,8 +15,8 @@ import grpc
 import pytest
 from meshlib_grpc import _native_guard
 
-from tests.support.cluster import free_port
-from tests.support.grpc_mesh import GrpcMesh, eventually, grpc_mesh
+from tests.support.cluster import eventually, free_port
+from tests.support.grpc_mesh import GrpcMesh, grpc_mesh
 
 HEAD = """
 import json, os, sys, time
