@@ -34,6 +34,7 @@ from meshlib.errors import (
 from meshlib.facts import Failure, FailureKind, Headers, Request, Response
 from meshlib.outbound import fault
 from meshlib.outbound.balance import Balancer, Balancers, Key, Load
+from meshlib.outbound.hop import sanitized
 from meshlib.outbound.path import normalized
 from meshlib.outbound.reply import answer
 from meshlib.outbound.retry import Final, decide
@@ -147,11 +148,13 @@ def exchange(
     Raises:
         UpstreamError: no cluster, no endpoint, or the last try failed; with what the mesh saw.
     """
-    path = normalized(request.path)
+    clean = sanitized(request)
+    if clean is None:
+        return LocalReply(*answer(request, 400, b"Bad Request"), "DPE", "http1.connection_header_rejected")
+    path = normalized(clean.path)
     if path is None:
         return LocalReply(*answer(request, 400, b""), "", "path_normalization_failed")
-    if path != request.path:
-        request = replace(request, path=path)
+    request = clean if path == clean.path else replace(clean, path=path)
     chosen = choose(destination.routes, request, dice)
     if chosen is None:
         return LocalReply(*answer(request, 404, b""), "NR", "route_not_found")
@@ -298,7 +301,7 @@ def named_endpoint(request: Request) -> Endpoint:
     return Endpoint(host.strip("[]"), int(port))
 
 
-_FLAG_ORDER = ("UH", "UT", "UF", "UC", "NR", "DI", "FI", "DC", "URX", "UPE", "NC")
+_FLAG_ORDER = ("UH", "UT", "UF", "UC", "NR", "DI", "FI", "DC", "URX", "DPE", "UPE", "NC")
 
 
 def joined_flags(*flags: str) -> str:

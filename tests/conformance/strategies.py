@@ -141,7 +141,17 @@ ORDERS: dict[str, list[str]] = {
 }
 EXTRAS: dict[str, list[str]] = {
     "te": ["trailers", "gzip"],
-    "connection": ["close", "keep-alive", "x-b"],
+    "connection": [
+        "close",
+        "keep-alive",
+        "x-b",
+        "X-B, x-a,,close",
+        "x-forwarded-for",
+        "cookie",
+        "upgrade",
+        "te",
+        ",".join("abcdefghij"),
+    ],
     "x-forwarded-proto": ["https", "http"],
     "x-forwarded-for": ["10.0.0.1", "1.2.3.4, 10.0.0.1"],
     "x-request-id": ["abc"],

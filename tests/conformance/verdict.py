@@ -129,6 +129,16 @@ def _attempt_without_endpoint(aspect: str, asked: Asked, theirs: Seen, ours: See
     return aspect == "attempts" and "UH" in theirs.flags & ours.flags and theirs.attempts == ours.attempts + 1
 
 
+def _refused_before_logged(aspect: str, asked: Asked, theirs: Seen, ours: Seen) -> bool:
+    refused = theirs.status == ours.status == 400 and ours.note == "http1.connection_header_rejected"
+    return refused and aspect == "flags" and not theirs.flags
+
+
+def _refused_before_routed(aspect: str, asked: Asked, theirs: Seen, ours: Seen) -> bool:
+    refused = theirs.note == ours.note == "path_normalization_failed"
+    return refused and aspect in ("route", "cluster") and not (ours.route or ours.cluster)
+
+
 def _callers_told_timeout(aspect: str, asked: Asked, theirs: Seen, ours: Seen) -> bool:
     given = asked.header(EXPECTED)
     told = aspect.startswith("time-out told with try ") and given is not None
@@ -149,6 +159,8 @@ RULES: dict[str, Rule] = {
     "exception-for-grpc-reply": _exception_for_grpc_reply,
     "unknown-cluster-unnamed": _unknown_cluster_unnamed,
     "attempt-without-endpoint": _attempt_without_endpoint,
+    "refused-before-logged": _refused_before_logged,
+    "refused-before-routed": _refused_before_routed,
     "callers-told-timeout": _callers_told_timeout,
     "no-forwarded-proto": _no_forwarded_proto,
 }
