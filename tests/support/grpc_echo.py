@@ -152,8 +152,9 @@ class _Sync(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def behave(self, request: bytes, context: Any) -> None:
         word, options = self.echo.order(request)
-        if word == "slow":
+        if word in ("slow", "endless"):
             self.when_over(context)
+        if word == "slow":
             self.echo.cancelled.wait(float(options["seconds"]))
         elif word == "head":
             context.send_initial_metadata((("x-head", "early"),))
@@ -176,7 +177,6 @@ class _Sync(grpc.GenericRpcHandler):  # type: ignore[misc]
             if request.startswith(b"broken") and number == 0:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "broken")
             if request.startswith(b"endless"):
-                self.when_over(context)
                 self.echo.cancelled.wait(20)
 
     def chat(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
@@ -201,12 +201,10 @@ class _Aio(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def behave(self, request: bytes, context: Any) -> None:
         word, options = self.echo.order(request)
+        if word in ("slow", "endless"):
+            context.add_done_callback(lambda _: self.echo.cancelled.set())
         if word == "slow":
-            try:
-                await asyncio.sleep(float(options["seconds"]))
-            except asyncio.CancelledError:
-                self.echo.cancelled.set()
-                raise
+            await asyncio.sleep(float(options["seconds"]))
         elif word == "head":
             await context.send_initial_metadata((("x-head", "early"),))
             await asyncio.sleep(float(options.get("seconds", "0")))
@@ -228,11 +226,7 @@ class _Aio(grpc.GenericRpcHandler):  # type: ignore[misc]
             if request.startswith(b"broken") and number == 0:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "broken")
             if request.startswith(b"endless"):
-                try:
-                    await asyncio.sleep(20)
-                except asyncio.CancelledError:
-                    self.echo.cancelled.set()
-                    raise
+                await asyncio.sleep(20)
 
     async def collect(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
         return await self.one(b",".join([request async for request in requests]), context)
