@@ -2,10 +2,11 @@
 
 PYTHON ?= python3
 PORT ?= 9080
+N ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help bookinfo test lint unit e2e bench push scale pythons clean
+.PHONY: help bookinfo test lint unit e2e bench conformance push scale pythons clean
 
 help: ## Lists the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +37,9 @@ push: $(VENV)/.test ## Measures how long after `meshlib apply` a change is in fo
 
 scale: $(VENV)/.test ## Measures what one change costs with 1,000 streams, 1,000 services, 10,000 endpoints (2 minutes).
 	ulimit -n 20000 2>/dev/null; $(BIN)/python -m bench.scale
+
+conformance: $(VENV)/.test ## Envoy and we judge N drawn requests (N=20000 SEED=7).
+	$(BIN)/python -m tests.conformance --n $(N) $(if $(SEED),--seed $(SEED))
 
 pythons: ## Unit tests on every other supported Python that is installed.
 	sh scripts/pythons.sh

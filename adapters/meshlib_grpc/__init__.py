@@ -46,10 +46,10 @@ def channel(
     if engine == "xds":
         from meshlib_grpc import native
 
-        return native.channel(target, options=options, mesh=mesh)
+        return native.channel(target, options, compression, mesh=mesh)
+    from meshlib_grpc._channel import MeshChannel
     from meshlib_grpc._convert import authority_of
     from meshlib_grpc._originals import insecure_channel
-    from meshlib_grpc.channel import MeshChannel
 
     authority = authority_of(target)
     if authority is None:
@@ -63,7 +63,7 @@ def server_interceptor(mesh: Mesh | None = None) -> grpc.ServerInterceptor:
     Args:
         mesh: None: the process's own.
     """
-    from meshlib_grpc.server import MeshInterceptor
+    from meshlib_grpc.sync_server import MeshInterceptor
 
     return MeshInterceptor(mesh)
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Self
+from weakref import ref
 
 import grpc
 
@@ -76,18 +78,22 @@ class ActiveCall(grpc.Call, grpc.Future):  # type: ignore[misc]  # grpc has no t
             self._settle(MeshCallError(Status(grpc.StatusCode.UNKNOWN, f"Exception iterating requests: {error}", error)))
 
     def _final(self, destination: Destination) -> Any:
+        try:
+            return self._deliver(self._driven(destination))
+        except _Gone:
+            self._request.call.abandoned()
+            return MeshCallError(Status(grpc.StatusCode.CANCELLED, _CANCELLED))
+
+    def _driven(self, destination: Destination) -> Deliver | LocalReply:
         request, call = self._request, self._request.call
         while True:
             try:
-                return self._deliver(drive_sync(call.machine(destination), self._attempt, self._pause))
+                return drive_sync(call.machine(destination), self._attempt, self._pause)
             except UpstreamError as error:
                 if not call.waits_for(error, request.wait_for_ready):
                     raise told(call.failed(error)) from error
-                self._pause(READY_AGAIN)
-                destination = request.channel.destination() or destination
-            except _Gone:
-                call.abandoned()
-                return MeshCallError(Status(grpc.StatusCode.CANCELLED, _CANCELLED))
+            self._pause(READY_AGAIN)
+            destination = request.channel.destination() or destination
 
     def _deliver(self, final: Deliver | LocalReply) -> Any:
         request, call = self._request, self._request.call
@@ -98,18 +104,11 @@ class ActiveCall(grpc.Call, grpc.Future):  # type: ignore[misc]  # grpc has no t
         inner, line = self._inner, self._line
         assert line is not None
         self._line = None
-        inner.add_done_callback(lambda _: self._ended(inner, line))
+        # It holds neither this object nor gRPC's: a stream that its caller forgets must not live on in its own callback.
+        ended = partial(_ended, ref(inner), request, line, self._gone)
+        if not inner.add_callback(ended):
+            ended()
         return inner
-
-    def _ended(self, inner: Any, line: Line) -> None:
-        """gRPC calls this once, where the call ended."""
-        call = self._request.call
-        code = inner.code()
-        if self._gone.is_set() and code is grpc.StatusCode.CANCELLED:
-            call.abandoned()
-        else:
-            call.ended(code, flags=call.past(code, inner.details() or ""))
-        self._request.channel.release(line)
 
     def _attempt(self, send: Send) -> Response | Failure:
         self._drop()
@@ -126,7 +125,7 @@ class ActiveCall(grpc.Call, grpc.Future):  # type: ignore[misc]  # grpc has no t
             response = self._head(inner, send)
         except grpc.RpcError as error:
             return self._judge(error, line)
-        request.call.responded()
+        request.call.responded(line.principal)
         return response
 
     def _judge(self, error: Any, line: Line) -> Response | Failure:
@@ -142,7 +141,10 @@ class ActiveCall(grpc.Call, grpc.Future):  # type: ignore[misc]  # grpc has no t
 
     def _head(self, inner: Any, send: Send) -> Response:
         """Wait for the response. Raises grpc.RpcError."""
-        error = inner.exception()  # raises grpc.FutureCancelledError
+        try:
+            error = inner.exception()
+        except grpc.FutureCancelledError:
+            raise _Gone from None
         if error is not None:
             raise error
         return Response(200, headers_of(plain(inner.initial_metadata())))
@@ -304,6 +306,7 @@ class ActiveStream(ActiveCall):
 
     def __del__(self) -> None:
         if self._settled.is_set() and not self._inner.done():
+            self._gone.set()
             self._inner.cancel()  # forgotten before its end: the endpoint must not count as busy for ever
 
     def _try_seconds(self, send: Send) -> float | None:
@@ -332,6 +335,17 @@ class ActiveStream(ActiveCall):
             self._empty_head.set()
             self._first = next(inner, _NOTHING)
         return Response(200, headers_of(initial))
+
+
+def _ended(inner: ref[Any], request: Request, line: Line, gone: threading.Event) -> None:
+    """gRPC calls this once, where the call ended."""
+    call, known = request.call, inner()
+    code = known.code() if known is not None else grpc.StatusCode.CANCELLED
+    if known is None or (gone.is_set() and code is grpc.StatusCode.CANCELLED):
+        call.abandoned()
+    else:
+        call.ended(code, flags=call.past(code, known.details() or ""))
+    request.channel.release(line)
 
 
 def _give_up(inner: Any, late: threading.Event) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -80,6 +81,40 @@ class _Failed:
         yield  # makes this a generator
 
 
+class _End:
+    """What is done when a delivered call is over. gRPC holds it until then, so it does not hold the caller's view of the call:
+    a stream that its caller forgets must not live on in its own callback.
+    """
+
+    def __init__(self, channel: MeshAioChannel, call: Call, line: Line) -> None:
+        self.gone = False
+        self._channel = channel
+        self._call = call
+        self._line: Line | None = line
+        self._task: asyncio.Task[None] | None = None
+
+    def __call__(self, inner: Any) -> None:
+        self._task = asyncio.get_running_loop().create_task(self.tell(inner))
+
+    async def tell(self, inner: Any) -> None:
+        """Only the first time counts."""
+        line, self._line = self._line, None
+        if line is None:
+            return
+        self._channel.release(line)
+        code = await inner.code()
+        if self.gone and code is grpc.StatusCode.CANCELLED:
+            self._call.abandoned()
+        else:
+            self._call.ended(code, flags=self._call.past(code, await inner.details() or ""))
+
+
+def _over(event: asyncio.Event, body: bytes | AsyncReplay, inner: Any) -> None:
+    event.set()
+    if isinstance(body, AsyncReplay):
+        body.wake()
+
+
 class AioCall:
     """A call of any kind, without the ways to its messages."""
 
@@ -92,7 +127,8 @@ class AioCall:
         self._over = asyncio.Event()
         self._gone = False
         self._task: asyncio.Task[None] | None = None
-        self._line: Line | None = None
+        self._line: Line | None = None  # of the try under way
+        self._end: _End | None = None
         self._inner: Any = None  # the try under way
         self._first: asyncio.Future[Any] | None = None
         self._empty_head = False
@@ -142,7 +178,7 @@ class AioCall:
             if destination is None:
                 return self._outside()
             try:
-                return self._deliver(await drive_async(self._machine(destination), self._attempt, self._pause))
+                return await self._deliver(await drive_async(self._machine(destination), self._attempt, self._pause))
             except UpstreamError as error:
                 if not self.call.waits_for(error, self._given["wait_for_ready"]):
                     raise self.call.failed(error) from error
@@ -157,7 +193,7 @@ class AioCall:
         body = self._body if isinstance(self._body, bytes) else aiter(self._body)
         return make(self._codec.method, None, self._codec.deserialize)(body, **self._given)
 
-    def _deliver(self, final: Deliver | LocalReply) -> Any:
+    async def _deliver(self, final: Deliver | LocalReply) -> Any:
         if isinstance(final, LocalReply):
             raise self.call.replied(final)
         if isinstance(self._body, AsyncReplay):
@@ -166,21 +202,12 @@ class AioCall:
         inner, line = self._inner, self._line
         assert line is not None
         self._line = None
-        inner.add_done_callback(lambda _: self._ended(inner, line))
-        return inner
-
-    def _ended(self, inner: Any, line: Line) -> None:
-        """gRPC calls this once, where the call ended."""
-        self._channel.release(line)
-        task = self._loop.create_task(self._tell(inner))
-        self._task = task  # a task that nobody holds may be collected
-
-    async def _tell(self, inner: Any) -> None:
-        code = await inner.code()
-        if self._gone and code is grpc.StatusCode.CANCELLED:
-            self.call.abandoned()
+        self._end = _End(self._channel, self.call, line)
+        if inner.done():
+            await self._end.tell(inner)
         else:
-            self.call.ended(code, flags=self.call.past(code, await inner.details() or ""))
+            inner.add_done_callback(self._end)
+        return inner
 
     async def _attempt(self, send: Send) -> Response | Failure:
         self._drop()
@@ -197,14 +224,14 @@ class AioCall:
             return Failure(FailureKind.TIMEOUT, "no response in time", True, self._replayable)
         except grpc.aio.AioRpcError as error:
             return self._judge(error, line)
-        self.call.responded()
+        self.call.responded(line.principal)
         return found
 
     def _start(self, line: Line, send: Send) -> Any:
         make = getattr(line.channel, self._codec.kind)
         callable_ = make(send.request.path, None, self._codec.counting(self.call.received))
         body = self._body if isinstance(self._body, bytes) else aiter(self._body)
-        metadata = grpc.aio.Metadata(*self.call.metadata(send, line.principal))
+        metadata = grpc.aio.Metadata(*self.call.metadata(send, secured=line.secured))
         return callable_(body, timeout=self.call.seconds(send), metadata=metadata, **self._passed)
 
     @property
@@ -251,16 +278,11 @@ class AioCall:
     def _settle(self, inner: Any) -> None:
         self._drop()
         self._inner = inner
-        inner.add_done_callback(self._on_over)
+        inner.add_done_callback(partial(_over, self._over, self._body))
         if not self._settled.done():
             self._settled.set_result(inner)
         if self._gone and not inner.done():
             inner.cancel()
-
-    def _on_over(self, _: Any) -> None:
-        self._over.set()
-        if isinstance(self._body, AsyncReplay):
-            self._body.wake()
 
     # The caller: grpc.aio.Call
 
@@ -273,6 +295,8 @@ class AioCall:
         if self.done():
             return False
         self._gone = True
+        if self._end is not None:
+            self._end.gone = True
         if self._settled.done():
             self._settled.result().cancel()
         elif self._task is not None:
@@ -367,9 +391,12 @@ class _ManyResponses(AioCall):
         """The next response; `grpc.aio.EOF` after the last. Raises AioRpcError if the call failed."""
         inner = await self._wanted()
         first, self._first = self._first, None
-        if first is not None:
-            return await first
-        return await inner.read()
+        try:
+            message = await (inner.read() if first is None else first)
+        finally:
+            if self._end is not None and inner.done():
+                await self._end.tell(inner)
+        return message
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self._responses()
@@ -377,6 +404,15 @@ class _ManyResponses(AioCall):
     async def _responses(self) -> AsyncIterator[Any]:
         while (message := await self.read()) is not grpc.aio.EOF:
             yield message
+
+    def __del__(self) -> None:
+        """Forgotten before its end: the endpoint must not count as busy for ever. May run in any thread."""
+        if self._settled.done() and not self._loop.is_closed():
+            inner = self._settled.result()
+            if not inner.done():
+                if self._end is not None:
+                    self._end.gone = True
+                self._loop.call_soon_threadsafe(inner.cancel)
 
     async def _wanted(self) -> Any:
         try:

@@ -72,7 +72,7 @@ class Blocking:
             return found
         finally:
             request.channel.release(line, broken=broken)
-        request.call.responded()
+        request.call.responded(line.principal)
         return Response(200, headers_of(plain(self._answer[1].initial_metadata())))
 
 

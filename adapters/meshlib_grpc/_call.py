@@ -128,10 +128,10 @@ class Call:
             destination, self.request, self._mesh.balancers, clock, random.random, replayable=replayable, until=self.until
         )
 
-    def metadata(self, send: Send, principal: str) -> Metadata:
+    def metadata(self, send: Send, *, secured: bool) -> Metadata:
         """The metadata of a try. Who we are goes to proven members of the mesh only."""
-        self._sent, self._principal = send, principal
-        added = (*self.record.headers, *send.headers, *(self.record.mesh_headers if principal else ()))
+        self._sent = send
+        added = (*self.record.headers, *send.headers, *(self.record.mesh_headers if secured else ()))
         return metadata_for(self._metadata, send.request.headers, added)
 
     @staticmethod
@@ -143,8 +143,9 @@ class Call:
         """Seconds until the caller stops waiting; None: never."""
         return None if self.until is None else max(0.0, self.until - clock())
 
-    def responded(self) -> None:
-        """The head of a response came."""
+    def responded(self, principal: str) -> None:
+        """The head of a response came, from whom."""
+        self._principal = principal
         self.record.responded()
 
     def delivered(self, deliver: Deliver) -> None:

@@ -12,7 +12,7 @@ from ._call import Codec
 from ._request import Request
 
 if TYPE_CHECKING:
-    from .channel import MeshChannel
+    from ._channel import MeshChannel
 
 
 class _Callable:

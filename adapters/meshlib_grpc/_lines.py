@@ -44,8 +44,13 @@ class Line:
         self.used = now
 
     @property
+    def secured(self) -> bool:
+        """Whether nothing is sent before the endpoint has proved who it is."""
+        return self.bridge is not None
+
+    @property
     def principal(self) -> str:
-        """The SPIFFE id that the endpoint proved, or must prove; empty on plain text."""
+        """The SPIFFE id that the endpoint proved; empty on plain text."""
         return self.bridge.principal if self.bridge is not None else ""
 
     @property

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from meshlib.errors import SettingsError
+from meshlib.runtime.addresses import own_address
 from meshlib.runtime.certificate_files import CertificateFolder, CertificateKeeper
 from meshlib.runtime.grpc_bootstrap import bootstrap
-from meshlib.runtime.addresses import own_address
 from meshlib.runtime.settings import Settings
 
 VARIABLE, INLINE_VARIABLE = "GRPC_XDS_BOOTSTRAP", "GRPC_XDS_BOOTSTRAP_CONFIG"

@@ -17,7 +17,7 @@ from ._lines import Line
 from ._replay import SyncReplay
 
 if TYPE_CHECKING:
-    from .channel import MeshChannel
+    from ._channel import MeshChannel
 
 _STATE_SECONDS = 0.5
 
@@ -71,9 +71,8 @@ class Request:
         make = getattr(line.channel, self.codec.kind)
         callable_ = make(send.request.path, None, self._counting)
         body = self._body if isinstance(self._body, bytes) else iter(self._body)
-        return getattr(callable_, how)(
-            body, timeout=timeout, metadata=self.call.metadata(send, line.principal), **self._passed
-        )
+        metadata = self.call.metadata(send, secured=line.secured)
+        return getattr(callable_, how)(body, timeout=timeout, metadata=metadata, **self._passed)
 
     def judge(self, error: Any, line: Line) -> Response | Failure:
         """What an error of gRPC's means."""

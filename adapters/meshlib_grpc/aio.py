@@ -46,7 +46,7 @@ def channel(
     if engine == "xds":
         from meshlib_grpc import native
 
-        return native.aio_channel(target, options=options, mesh=mesh)
+        return native.aio_channel(target, options, compression, interceptors, mesh=mesh)
     from meshlib_grpc._originals import aio_insecure_channel
     from meshlib_grpc.aio_channel import MeshAioChannel
 

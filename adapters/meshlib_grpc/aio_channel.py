@@ -1,4 +1,4 @@
-"""The asyncio channel, the same shape as `channel.py`."""
+"""The asyncio channel, the same shape as `_channel.py`."""
 
 from __future__ import annotations
 

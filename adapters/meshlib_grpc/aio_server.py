@@ -1,4 +1,4 @@
-"""The request's side of an asyncio server, as `server.py`. Plain functions among its handlers run in threads, as ever."""
+"""The request's side of an asyncio server, as `sync_server.py`. Plain functions among its handlers run in threads, as ever."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meshlib.runtime.mesh import Mesh
 
 from ._arrival import Arrival
 from ._context import AioContext, Context
-from .server import Behaviour, Wrapped, _behaviour
+from .sync_server import Behaviour, Wrapped, _behaviour
 
 
 class MeshAioInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no type information

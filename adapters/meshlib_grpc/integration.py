@@ -75,7 +75,7 @@ def _server(original: Callable[..., Any]) -> Callable[..., Any]:
         if xds:
             return original(thread_pool, handlers, interceptors, options, maximum_concurrent_rpcs, compression, xds)
         from meshlib_grpc.port import add_port
-        from meshlib_grpc.server import MeshInterceptor
+        from meshlib_grpc.sync_server import MeshInterceptor
 
         ours = (MeshInterceptor(), *(interceptors or ()))
         made = original(thread_pool, handlers, ours, options, maximum_concurrent_rpcs, compression)

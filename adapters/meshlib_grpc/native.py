@@ -64,12 +64,18 @@ def prepare(mesh: Member | None = None, *, serves: int = 0, timeout: float = FIR
         _native_bootstrap.join(settings, serves, timeout)
 
 
-def channel(target: str, options: Options | None = None, mesh: Member | None = None) -> grpc.Channel:
+def channel(
+    target: str,
+    options: Options | None = None,
+    compression: grpc.Compression | None = None,
+    *,
+    mesh: Member | None = None,
+) -> grpc.Channel:
     """A channel to a destination of the mesh, driven by grpcio's own xDS client.
 
     Args:
         target: `reviews:9080`, as for engine 1. Without a port: 80.
-        options: of `grpc.secure_channel`.
+        options, compression: of `grpc.secure_channel`.
         mesh: default: the process's.
 
     Raises:
@@ -78,16 +84,23 @@ def channel(target: str, options: Options | None = None, mesh: Member | None = N
     """
     found = _prepared_target(target, mesh)
     if found is None:
-        return grpc.insecure_channel(target, options)
-    return grpc.secure_channel(found, _credentials(), options)
+        return grpc.insecure_channel(target, options, compression)
+    return grpc.secure_channel(found, _credentials(), options, compression)
 
 
-def aio_channel(target: str, options: Options | None = None, mesh: Member | None = None) -> grpc.aio.Channel:
+def aio_channel(
+    target: str,
+    options: Options | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] | None = None,
+    *,
+    mesh: Member | None = None,
+) -> grpc.aio.Channel:
     """As `channel`, for asyncio. Blocks the event loop for the first certificate unless `prepare` was called before."""
     found = _prepared_target(target, mesh)
     if found is None:
-        return grpc.aio.insecure_channel(target, options)
-    return grpc.aio.secure_channel(found, _credentials(), options)
+        return grpc.aio.insecure_channel(target, options, compression, interceptors)
+    return grpc.aio.secure_channel(found, _credentials(), options, compression, interceptors)
 
 
 def server(

@@ -11,11 +11,11 @@ Rule 3: the plain fields of a world (its trust domain) are not noted: where one 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
-from meshlib_control.index import IndexedWorld, indexed
+from meshlib_control.index import indexed
 from meshlib_control.model import Node, Service, World
 
 Path = tuple[Hashable, ...]
@@ -116,14 +116,31 @@ def fact(source: World | Node, path: Path) -> Any:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """Paths into a world, and their first two steps: few, and enough to tell most worlds' differences apart."""
+
+    paths: frozenset[Path]
+    heads: frozenset[Path]
+
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> Reads:
+        """What was noted."""
+        found = frozenset(paths)
+        return cls(found, frozenset(path[:2] for path in found))
+
+
 @dataclass(slots=True)
 class Difference:
     """What changed from one world to the next. Each path is compared once, by identity first."""
 
     old: World
     new: World
-    _same: set[Path] = field(default_factory=set)
-    _different: set[Path] = field(default_factory=set)
+    _heads: set[Path] = field(init=False)
+    _known: dict[Path, bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._heads = set(_changed_heads(self.old, self.new))
 
     @property
     def total(self) -> bool:
@@ -134,20 +151,34 @@ class Difference:
             if part.name != "revision" and not isinstance(getattr(self.old, part.name), Mapping)
         )
 
-    def touches(self, paths: frozenset[Path]) -> bool:
+    def touches(self, reads: Reads) -> bool:
         """Whether the worlds differ in any of these."""
-        return any(self._differs(path) for path in paths - self._same)
+        return not self._heads.isdisjoint(reads.heads) and any(
+            self._differs(path) for path in reads.paths if path[:2] in self._heads
+        )
 
     def _differs(self, path: Path) -> bool:
-        if path in self._different:
-            return True
-        before, after = fact(self.old, path), fact(self.new, path)
-        same = before is after or bool(before == after)
-        (self._same if same else self._different).add(path)
-        return not same
+        known = self._known.get(path)
+        if known is None:
+            before, after = fact(self.old, path), fact(self.new, path)
+            known = self._known[path] = before is not after and bool(before != after)
+        return known
 
 
-def _mappings(world: IndexedWorld) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+def _changed_heads(old: World, new: World) -> Iterator[Path]:
+    for name, before in _mappings(old):
+        after: Mapping[Any, Any] = getattr(new, name)
+        if before is after:
+            continue
+        if tuple(before) != tuple(after):
+            yield name, KEYS
+        for key in {**before, **after}:
+            one, other = before.get(key), after.get(key)
+            if one is not other and one != other:
+                yield name, key
+
+
+def _mappings(world: World) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     for part in fields(world):
         value = getattr(world, part.name)
         if isinstance(value, Mapping):

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from meshlib_control.index import indexed
 from meshlib_control.model import Node, Resource, World
-from meshlib_control.reads import Difference, Path, fact, noted_node, noted_world
+from meshlib_control.reads import Difference, Path, Reads, fact, noted_node, noted_world
 from meshlib_control.translate import translate, wildcard_names
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Made:
     """What translation gave, and what it read of the world for it. No result: there is no such resource."""
 
     result: Any
-    reads: frozenset[Path]
+    reads: Reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +145,12 @@ class NodeView:
         type_url, name = place
         try:
             if name == WILDCARD:
-                return Made(frozenset(wildcard_names(world, node, type_url)), frozenset(reads))
-            return Made(translate(world, node, type_url, name), frozenset(reads))
+                return Made(frozenset(wildcard_names(world, node, type_url)), Reads.of(reads))
+            return Made(translate(world, node, type_url, name), Reads.of(reads))
         except Exception:  # rule 3
             _log.exception("translating %s %s failed; its clients keep what they have", type_url, name)
             before = self.snapshot.previous.find(place, self.node)
-            return Made(before.result if before else nothing, frozenset(reads))
+            return Made(before.result if before else nothing, Reads.of(reads))
 
 
 class Snapshots:

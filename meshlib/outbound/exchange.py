@@ -34,6 +34,7 @@ from meshlib.errors import (
 from meshlib.facts import Failure, FailureKind, Headers, Request, Response
 from meshlib.outbound import fault
 from meshlib.outbound.balance import Balancer, Balancers, Key, Load
+from meshlib.outbound.hop import sanitized
 from meshlib.outbound.path import normalized
 from meshlib.outbound.reply import answer
 from meshlib.outbound.retry import Final, decide
@@ -147,11 +148,13 @@ def exchange(
     Raises:
         UpstreamError: no cluster, no endpoint, or the last try failed; with what the mesh saw.
     """
-    path = normalized(request.path)
+    clean = sanitized(request)
+    if clean is None:
+        return LocalReply(*answer(request, 400, b"Bad Request"), "DPE", "http1.connection_header_rejected")
+    path = normalized(clean.path)
     if path is None:
         return LocalReply(*answer(request, 400, b""), "", "path_normalization_failed")
-    if path != request.path:
-        request = replace(request, path=path)
+    request = clean if path == clean.path else replace(clean, path=path)
     chosen = choose(destination.routes, request, dice)
     if chosen is None:
         return LocalReply(*answer(request, 404, b""), "NR", "route_not_found")
@@ -163,7 +166,7 @@ def exchange(
             yield Pause(drawn.delay if until is None else max(0.0, min(drawn.delay, until - clock())), "fault delay")
         if drawn.abort is not None:
             status, headers, body = fault.answer(drawn.abort, request)
-            flags = _flags(delayed, fault.ABORT_FLAG)
+            flags = joined_flags(delayed, fault.ABORT_FLAG)
             return LocalReply(status, headers, body, flags, "fault_filter_abort", chosen.route, chosen.cluster_name)
     trip = _Trip(destination, chosen, request, balancers, delayed)
     return (yield from _tries(trip, clock, dice, replayable, until))
@@ -225,7 +228,7 @@ class _Trip:
         self.attempt = 0
         cluster = destination.clusters.get(chosen.cluster_name)
         if cluster is None:
-            raise NoCluster(self._sighting(_flags("NC", delayed), "the cluster does not exist", chosen.cluster_name))
+            raise NoCluster(self._sighting(joined_flags("NC", delayed), "the cluster does not exist", chosen.cluster_name))
         self.cluster = cluster
         self.terms = terms_of(chosen.route, request)
         self._balancer = balancer_for(destination, cluster, balancers)
@@ -270,14 +273,14 @@ class _Trip:
         """The last try's response for the caller, or its failure raised."""
         exhausted = "URX" if verdict.exhausted else ""
         if isinstance(outcome, Response):
-            flag = _flags(self._delayed, exhausted)
+            flag = joined_flags(self._delayed, exhausted)
             return Deliver(self._route, self.cluster, load.endpoint, self.attempt, load, deadline, flag)
         load.done()
         raise self.error(_ERRORS[outcome.kind], outcome.detail, exhausted)
 
     def error(self, kind: type[UpstreamError], detail: str, exhausted: str = "") -> UpstreamError:
         """The exception that ends the request here."""
-        return kind(self._sighting(_flags(kind.flag, self._delayed, exhausted), detail, self.cluster.name))
+        return kind(self._sighting(joined_flags(kind.flag, self._delayed, exhausted), detail, self.cluster.name))
 
     def _sighting(self, flag: str, detail: str, cluster: str) -> Sighting:
         endpoint = "" if self._endpoint is None else str(self._endpoint)
@@ -298,9 +301,9 @@ def named_endpoint(request: Request) -> Endpoint:
     return Endpoint(host.strip("[]"), int(port))
 
 
-_FLAG_ORDER = ("UH", "UT", "UF", "UC", "NR", "DI", "FI", "URX", "UPE", "NC")
+_FLAG_ORDER = ("UH", "UT", "UF", "UC", "NR", "DI", "FI", "DC", "URX", "DPE", "UPE", "NC")
 
 
-def _flags(*flags: str) -> str:
-    """Response flags in Envoy's order, joined by a comma."""
-    return ",".join(flag for flag in _FLAG_ORDER if flag in flags) if any(flags) else ""
+def joined_flags(*flags: str) -> str:
+    """Response flags in Envoy's order, joined by a comma; each argument may be none, one or several."""
+    return ",".join(flag for flag in _FLAG_ORDER if flag in ",".join(flags).split(",")) if any(flags) else ""

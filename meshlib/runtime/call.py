@@ -16,7 +16,7 @@ from meshlib.config.snapshot import Absent, Destination
 from meshlib.errors import ConnectionTerminated, ProtocolFailure, Sighting, UpstreamError, UpstreamTimeout
 from meshlib.facts import Failure, FailureKind, Headers, Request
 from meshlib.outbound.balance import Balancers
-from meshlib.outbound.exchange import Deliver, LocalReply, Send
+from meshlib.outbound.exchange import Deliver, LocalReply, Send, joined_flags
 from meshlib.runtime.http1 import (
     BodyFailed,
     Framing,
@@ -285,7 +285,7 @@ class Delivery:
 
     def left(self) -> None:
         """The caller did not wait for the end."""
-        self._end("DC")
+        self._end(joined_flags("DC", self._deliver.flag))
 
     def broken(self, error: BaseException) -> BaseException:
         """What to raise for a body that broke off."""
@@ -293,7 +293,7 @@ class Delivery:
             self.left()  # cancelled, or the caller's own body failed
             return error.__cause__ or error if isinstance(error, BodyFailed) else error
         kind = _kind_of(error)
-        flag = "DC" if isinstance(error, CallerTimeout) else kind.flag
+        flag = joined_flags("DC" if isinstance(error, CallerTimeout) else kind.flag, self._deliver.flag)
         self._end(flag)
         return _from(kind(self._sighting(flag, f"while the response's body was read: {_words(error)}")), error)
 

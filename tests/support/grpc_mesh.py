@@ -16,7 +16,7 @@ from typing import IO, Any
 import httpx
 
 from meshlib_control.serve import ControlPlane
-from tests.support.cluster import free_port
+from tests.support.cluster import eventually, free_port
 from tests.support.control import admin_token, in_thread
 
 FOLDER = Path(__file__).parent
@@ -161,14 +161,6 @@ class GrpcMesh:
         return Caller(
             *self.start(name, "grpc_caller.py", engine, mode, target, env=self.environment(name, "client", **settings))
         )
-
-
-def eventually(fact: Any, what: str, limit: float = 20.0) -> None:
-    """Waits until a fact holds. Raises AssertionError with `what` after `limit` seconds."""
-    give_up = time.monotonic() + limit
-    while not fact():
-        assert time.monotonic() < give_up, f"not within {limit} s: {what}"
-        time.sleep(0.05)
 
 
 @contextmanager

@@ -52,6 +52,7 @@ class Received:
     names: tuple[str, ...]
     removed: tuple[str, ...]
     size: int
+    body: Any = None
 
 
 class Stream:
@@ -116,8 +117,22 @@ class Stream:
         self.held[kind].update(names)
         self.held[kind].difference_update(removed)
         await self._ask(kind, () if self.delta else self.wanted[kind], response.nonce)
-        self.received.append(Received(time.perf_counter(), kind, names, removed, len(data)))
+        self.received.append(Received(time.perf_counter(), kind, names, removed, len(data), response))
         self._on_response()
+
+
+def endpoints(received: Received) -> dict[str, set[tuple[str, int]]]:
+    """Addresses and ports in a response with endpoints, by cluster."""
+    bodies = (each.resource if hasattr(each, "resource") else each for each in received.body.resources)
+    found = (_MESSAGES[ENDPOINT].FromString(body.value) for body in bodies)
+    return {
+        one.cluster_name: {
+            (each.endpoint.address.socket_address.address, each.endpoint.address.socket_address.port_value)
+            for group in one.endpoints
+            for each in group.lb_endpoints
+        }
+        for one in found
+    }
 
 
 _MESSAGES = {kind: message(kind.rpartition("/")[2]) for kind in (LISTENER, ROUTE, CLUSTER, ENDPOINT)}

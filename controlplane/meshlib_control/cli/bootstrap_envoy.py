@@ -138,9 +138,9 @@ def _is_port(text: str) -> bool:
 
 def _write(settings: Settings, certs: Path, options: EnvoyOptions, target_port: int, write_to: str) -> CertificateKeeper:
     """Certificate first: without one there is no use for a bootstrap."""
+    from meshlib.runtime.addresses import own_address
     from meshlib.runtime.certificate_files import CertificateFolder
     from meshlib.runtime.envoy_bootstrap import bootstrap, write_identity_file
-    from meshlib.runtime.mesh import own_address
 
     folder = CertificateFolder(certs)
     keeper = first_certificate(settings, folder)

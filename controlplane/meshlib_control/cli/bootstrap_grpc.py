@@ -68,9 +68,9 @@ def grpc(
             "MESHLIB_ROOT_CERT": root_cert,
         }
     )
+    from meshlib.runtime.addresses import own_address
     from meshlib.runtime.certificate_files import CertificateFolder
     from meshlib.runtime.grpc_bootstrap import bootstrap
-    from meshlib.runtime.mesh import own_address
 
     folder = CertificateFolder(certs.absolute())
     keeper = first_certificate(settings, folder)

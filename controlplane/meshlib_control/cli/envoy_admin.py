@@ -118,6 +118,13 @@ def _trusted(body: Json, context: str, ca: str) -> str:
 
 def _extra(kind: str, name: str) -> dict[str, Any]:
     # Its certificate comes from its own machine, never from the control plane.
-    body: Json | None = {"tlsCertificate": {}} if kind == "secret" else None
-    facts: Json = {"type": kind, "name": name, "held": body, "error": "", "objects": []}
-    return {**facts, "status": "-", "inUse": "own" if kind == "secret" else "extra"}
+    own = kind == "secret"
+    return {
+        "type": kind,
+        "name": name,
+        "status": "-",
+        "held": {"tlsCertificate": {}} if own else None,
+        "error": "",
+        "objects": [],
+        "inUse": "own" if own else "extra",
+    }

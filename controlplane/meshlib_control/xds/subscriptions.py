@@ -211,13 +211,16 @@ class Subscriptions:
 
     def __init__(self, variant: Variant) -> None:
         self._variant = variant
-        self._types: dict[str, _Subscription] = {}
+        self._types: dict[str, _Subscription] = {}  # in push order
         self._count = 0
 
     def receive(self, request: StateRequest | DeltaRequest) -> None:
         """Note a request."""
         first = request.type_url not in self._types
-        subscription = self._types.setdefault(request.type_url, _Subscription(request.type_url))
+        if first:
+            self._types[request.type_url] = _Subscription(request.type_url)
+            self._types = dict(sorted(self._types.items(), key=_push_order))
+        subscription = self._types[request.type_url]
         if isinstance(request, StateRequest):
             _receive_state(subscription, request, first)
         else:
@@ -225,7 +228,7 @@ class Subscriptions:
 
     def next_response(self, view: View) -> Response | None:
         """The next response to send for this view, in push order; None if the client is up to date."""
-        for subscription in self._in_push_order():
+        for subscription in self._types.values():
             if subscription.due(view) and (response := self._response(subscription, view)):
                 subscription.hold(response)
                 return response
@@ -254,15 +257,11 @@ class Subscriptions:
 
     def status(self) -> tuple[TypeStatus, ...]:
         """A row for each type of the stream, in push order."""
-        return tuple(subscription.status() for subscription in self._in_push_order())
+        return tuple(subscription.status() for subscription in self._types.values())
 
     def entries(self, view: View) -> Mapping[str, tuple[Entry, ...]]:
         """For each type of the stream, in push order, what the client wants or holds."""
-        return {one.type_url: tuple(one.entries(view)) for one in self._in_push_order()}
-
-    def _in_push_order(self) -> list[_Subscription]:
-        rank = {url: place for place, url in enumerate(PUSH_ORDER)}
-        return sorted(self._types.values(), key=lambda entry: (rank.get(entry.type_url, len(rank)), entry.type_url))
+        return {one.type_url: tuple(one.entries(view)) for one in self._types.values()}
 
     def _response(self, subscription: _Subscription, view: View) -> Response | None:
         update = _update(self._variant, subscription, view)
@@ -286,6 +285,11 @@ class Subscriptions:
         if subscription.type_url == CLUSTER and endpoints is not None:
             # Our assignments are named as their clusters.
             endpoints.repeat |= update.changed & endpoints.sent.keys()
+
+
+def _push_order(entry: tuple[str, _Subscription]) -> tuple[int, str]:
+    type_url, _ = entry
+    return (PUSH_ORDER.index(type_url) if type_url in PUSH_ORDER else len(PUSH_ORDER), type_url)
 
 
 @dataclass(frozen=True, slots=True)

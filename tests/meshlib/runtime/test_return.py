@@ -44,8 +44,7 @@ class Clients:
         dice = random.Random(7).random
         settings = Settings(cache_dir=str(folder))
         self.controls = [
-            Control(settings, "127.0.0.1", partial(self._open, number), dice, lambda: self.now)
-            for number in range(count)
+            Control(settings, "127.0.0.1", partial(self._open, number), dice, lambda: self.now) for number in range(count)
         ]
         for control in self.controls:
             control._events.put(Wanted("reviews:9080", Future()))
@@ -82,15 +81,20 @@ class Clients:
         for number, control in enumerate(self.controls):
             self._ends[number](ControlPlaneError("stream broke"))
             self._work(control)
-        due = [(min(control._timers.values()), number) for number, control in enumerate(self.controls)]
+        due = [(self._due(control), number) for number, control in enumerate(self.controls)]
         heapq.heapify(due)
         while due and len(self.arrivals) < len(self.controls):
             self.now, number = heapq.heappop(due)
             control = self.controls[number]
             self._work(control)
-            if control._timers:
-                heapq.heappush(due, (min(control._timers.values()), number))
+            if control._timers.wait() is not None:
+                heapq.heappush(due, (self._due(control), number))
         return [at - back for at in self.arrivals]
+
+    def _due(self, control: Control) -> float:
+        wait = control._timers.wait()
+        assert wait is not None
+        return self.now + wait
 
 
 def densest(arrivals: list[float], window: float = 0.1) -> int:

@@ -1,6 +1,6 @@
 """The blocking channel: every call is decided by `outbound.exchange` and sent over one of the lines to its endpoint.
 
-`aio.py` is the same shape for asyncio.
+`aio_channel.py` is the same shape for asyncio.
 
 A call that blocks is driven by the caller's own thread. A future and a stream have a thread of their own until their response
 is committed to, because gRPC's calls go on by themselves too, whether somebody looks at them or not.
