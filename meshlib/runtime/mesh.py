@@ -237,7 +237,7 @@ class Mesh:
             port: as in `serve`; nothing happens if another port is announced.
 
         Returns:
-            done when others had the time to hear of it (control.DRAIN, about half a second), at once if they never heard of the port.
+            done when others had the time to hear of it (about half a second), at once if they never heard of the port.
         """
         parts, served = self._parts, self._served
         if parts is None or served is None or served.target_port != port:
