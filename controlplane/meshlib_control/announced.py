@@ -43,6 +43,8 @@ class AnnouncedServices:
     def take(self, stream_id: str, node: Node) -> None:
         """Take back what a stream announced."""
         for host in self._hosts(node):
+            if host in self._stale:
+                self._renew(host)  # known from now on, although nobody has asked yet (rule 3)
             self._by_host[host].pop(stream_id, None)
             self._stale.add(host)
 

@@ -10,8 +10,8 @@ Action = Callable[[], None]
 def back_off(failures: int, first: float, longest: float, chance: float) -> float:
     """Seconds before the next try: doubling, a tenth fixed and the rest chance, so that not everybody comes back at once.
 
-    When a stream breaks it breaks for all. Of 1,000 clients with a first wait of 1 s at most 170 come back in any 100 ms, however
-    long the control plane was away; half to all of 0.1 s at first would send 700 at once after a short restart.
+    When a stream breaks it breaks for all. Of 1,000 clients with a first wait of 1 s at most 170 come back in any 100 ms,
+    however long the control plane was away; half to all of 0.1 s at first would send 700 at once after a short restart.
 
     Args:
         failures: tries that failed since the last success; at least 1.

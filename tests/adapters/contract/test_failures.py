@@ -98,7 +98,7 @@ async def test_body_cut_short(scene: Scene) -> None:
     with pytest.raises(scene.caller.errors.broken_body) as caught:
         await scene.caller.call("GET", f"{REVIEWS}/cut")
     assert "UPE: while the response's body was read" in note_of(caught.value)
-    assert scene.flags == ["UC"]
+    assert scene.flags == ["UPE"]
 
 
 async def test_not_http(scene: Scene) -> None:
