@@ -281,7 +281,7 @@ class AioCall:
         inner.add_done_callback(partial(_over, self._over, self._body))
         if not self._settled.done():
             self._settled.set_result(inner)
-        if self._gone and not inner.done():
+        elif not inner.done():  # cancelled in the meantime
             inner.cancel()
 
     # The caller: grpc.aio.Call
@@ -299,8 +299,10 @@ class AioCall:
             self._end.gone = True
         if self._settled.done():
             self._settled.result().cancel()
-        elif self._task is not None:
-            self._task.cancel()
+        else:
+            self._settled.set_result(_Failed(Status(grpc.StatusCode.CANCELLED, _CANCELLED)))
+            if self._task is not None:
+                self._task.cancel()
         return True
 
     def cancelled(self) -> bool:
@@ -363,7 +365,7 @@ class _OneResponse(AioCall):
 
     def __await__(self) -> Generator[Any, None, Any]:
         try:
-            inner = yield from self._settled.__await__()
+            inner = yield from asyncio.shield(self._settled).__await__()
         except asyncio.CancelledError:
             self.cancel()
             raise
@@ -430,6 +432,11 @@ class _ManyResponses(AioCall):
 
 
 class _ManyRequests(AioCall):
+    @property
+    def _done_writing_flag(self) -> bool:
+        """gRPC's machinery of interceptors looks at this when the application writes."""
+        return isinstance(self._body, AsyncReplay) and self._body.ended
+
     async def write(self, request: Any) -> None:
         """Send a request; returns when gRPC has taken it."""
         body = self._written()

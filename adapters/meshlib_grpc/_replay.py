@@ -22,6 +22,7 @@ class _Kept:
         self._messages: list[bytes | None] = []
         self._size = 0
         self._keep = True
+        self._try = 0
         self.failed: Exception | None = None
 
     @property
@@ -40,9 +41,14 @@ class _Kept:
             self._keep = False
         self._messages.append(data)
 
+    def _begin(self) -> int:
+        """A new try reads; those before, which may still wait for the source, are given nothing any more."""
+        self._try += 1
+        return self._try
+
     def _take(self, index: int) -> bytes:
         data = self._messages[index]
-        assert data is not None, "only one try reads on after `replayable` has become false"
+        assert data is not None, "only the last try reads"
         if not self._keep:
             self._messages[: index + 1] = [None] * (index + 1)
         return data
@@ -58,11 +64,16 @@ class SyncReplay(_Kept):
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[bytes]:
+        return self._read(self._begin())
+
+    def _read(self, number: int) -> Iterator[bytes]:
         index = 0
         while True:
             with self._lock:
-                if index == len(self._messages) and not self._ended:
+                if number == self._try and index == len(self._messages) and not self._ended:
                     self._pull()
+                if number != self._try:
+                    return
                 if index == len(self._messages):
                     if self.failed is not None:
                         raise self.failed
@@ -119,27 +130,30 @@ class AsyncReplay(_Kept):
         """Let those who wait look again: the call is done."""
         self._wake()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._read(self._begin())
+
+    async def _read(self, number: int) -> AsyncIterator[bytes]:
         index = 0
-        while await self._has(index):
+        while await self._has(index, number):
             data = self._take(index)
             index += 1
             self._taken = max(self._taken, index)
             if self.written:
                 self._wake()
             yield data
-        if self.failed is not None:
+        if number == self._try and self.failed is not None:
             raise self.failed
 
-    async def _has(self, index: int) -> bool:
+    async def _has(self, index: int, number: int) -> bool:
         if self.written:
-            while index == len(self._messages) and not self._ended:
+            while number == self._try and index == len(self._messages) and not self._ended:
                 await self._changed.wait()
         else:
             async with self._lock:
-                if index == len(self._messages) and not self._ended:
+                if number == self._try and index == len(self._messages) and not self._ended:
                     await self._pull()
-        return index < len(self._messages)
+        return number == self._try and index < len(self._messages)
 
     async def _pull(self) -> None:
         if self._iterator is None:

@@ -11,7 +11,8 @@ import pytest
 
 from meshlib.errors import IdentityError, NoCertificate
 from meshlib.identity.peer import peer_from_der
-from meshlib.runtime.certificates import ALPN, Certificates, Identity, identity_of
+from meshlib.runtime.certificates import ALPN, ALPN_HTTP2, Certificates, Identity, identity_of
+from meshlib.runtime.tls import TlsLayer
 from tests.support.destinations import Clock
 from tests.support.pki import Authority, spiffe
 
@@ -117,6 +118,26 @@ def test_both_sides_prove_themselves(old: Authority, serving: tuple[Certificates
     assert shown(server, client) == shown(server, client, "outbound_.9080_._.reviews") == spiffe("reviews")
     with connected(server, client.client_context().context) as secured:
         assert (secured.version(), secured.selected_alpn_protocol()) == ("TLSv1.3", ALPN[0])
+
+
+def test_protocols_for_http2(old: Authority) -> None:
+    """A server of gRPC chooses `h2`, also after a new certificate; contexts for HTTP/1.1 are others."""
+    certificates, client = Certificates(), member(old)
+    listening = certificates.server_context(ALPN_HTTP2)
+    assert listening is certificates.server_context(ALPN_HTTP2)
+    assert listening is not certificates.server_context()
+    for _ in range(2):
+        certificates.install(identity(old))
+        ours = TlsLayer(client.client_context(ALPN_HTTP2).context, server_side=False)
+        theirs = TlsLayer(listening, server_side=True)
+        said = ours.start()
+        while not (ours.established and theirs.established):
+            theirs.receive(said)
+            ours.receive(theirs.pending())
+            said = ours.pending()
+        assert ours.alpn == theirs.alpn == "h2"
+    assert client.client_context(ALPN_HTTP2) is client.client_context(ALPN_HTTP2)
+    assert client.client_context(ALPN_HTTP2).generation == client.client_context().generation
 
 
 @pytest.mark.parametrize("name", [None, "outbound_.9080_._.reviews"])

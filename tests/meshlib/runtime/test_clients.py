@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -14,6 +15,7 @@ from meshlib.errors import InvalidRequest, NoCertificate, UpstreamError, Upstrea
 from meshlib.facts import Request
 from meshlib.runtime.client_async import AsyncClient
 from meshlib.runtime.timing import Timeout
+from meshlib.telemetry import deadline
 from tests.support.mesh import LocalMesh, destination, endpoint
 from tests.support.pki import Authority, spiffe
 from tests.support.upstream import Upstream
@@ -260,6 +262,17 @@ async def test_without_certificate_nothing_is_sent(mesh: LocalMesh, upstream: Up
             await send()
         assert isinstance(caught.value.__cause__, NoCertificate)
     assert upstream.connections == 0
+
+
+async def test_what_is_left_of_the_served_request_limits_what_it_causes(mesh: LocalMesh) -> None:
+    """Both clients give up when the caller of the request being served does."""
+    token = deadline.enter(time.monotonic() + 0.3)
+    try:
+        for send in (mesh.async_client().send, lambda get: asyncio.to_thread(mesh.client().send, get)):
+            with pytest.raises(UpstreamTimeout, match="the caller's deadline passed"):
+                await send(get("/slow?seconds=5"))
+    finally:
+        deadline.leave(token)
 
 
 async def test_response_reads_ahead_within_bounds(mesh: LocalMesh, upstream: Upstream) -> None:

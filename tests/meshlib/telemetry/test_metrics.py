@@ -101,6 +101,21 @@ def test_any_text_is_a_label(flags: str, workload: str) -> None:
     assert re.sub(r'\\[\\"n]', lambda escape: unescape[escape[0]], told[1]) == flags
 
 
+def test_messages_of_calls() -> None:
+    """Counted for gRPC and shown for gRPC only."""
+    metrics = RequestMetrics()
+    metrics(event())
+    assert "messages_total" not in exposition(metrics.snapshot())
+    for _ in range(2):
+        metrics(event(request_protocol="grpc", grpc_status="0", request_messages=2, response_messages=3))
+    lines = [line for line in exposition(metrics.snapshot()).splitlines() if "messages_total{" in line]
+    assert [(line.partition("{")[0], line.rpartition(" ")[2]) for line in lines] == [
+        ("istio_request_messages_total", "4"),
+        ("istio_response_messages_total", "6"),
+    ]
+    assert all('request_protocol="grpc"' in line and 'grpc_response_status="0"' in line for line in lines)
+
+
 def test_labels_keep_requests_apart() -> None:
     """Status, flags and both sides."""
     metrics = RequestMetrics()
