@@ -6,10 +6,10 @@ import asyncio
 
 import grpc
 import pytest
-from meshlib_grpc._convert import answer, authority_of, headers_of, metadata_for, option, outcome, status_of
-from meshlib_grpc._replay import BUFFER, AsyncReplay, SyncReplay
 
 from meshlib.facts import Failure, FailureKind, Response
+from meshlib_grpc._convert import answer, authority_of, headers_of, metadata_for, option, outcome, status_of
+from meshlib_grpc._replay import BUFFER, AsyncReplay, SyncReplay
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import meshlib_grpc
-import meshlib_grpc.aio
 import pytest
 
+import meshlib_grpc
+import meshlib_grpc.aio
 from meshlib.config.model import RetryPolicy
 from tests.support.grpc_echo import Echo
 from tests.support.mesh import LocalMesh, destination, endpoint
