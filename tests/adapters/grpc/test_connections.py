@@ -45,7 +45,7 @@ async def test_somebody_else_answers(scene: Scene) -> None:
     for call in (scene.caller.one(), scene.caller.many(), scene.caller.chat([b"a"])):
         error = await refused(call)
         assert error.code() is grpc.StatusCode.UNAVAILABLE
-        assert f"the peer proved {spiffe('reviews')}, but only {spiffe('other')} may answer here" in error.details()
+        assert f"is {spiffe('reviews')}, expected {spiffe('other')}" in error.details()
         assert isinstance(error.__cause__, ConnectFailure)
     assert not scene.echo.calls
 
