@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
+from typing import ClassVar
 
 import pytest
 
@@ -47,7 +48,7 @@ class Upstream(BaseHTTPRequestHandler):
     """Does to the nth try what the nth word of `x-script` says; the last word holds for all that follow."""
 
     protocol_version = "HTTP/1.1"
-    first_tries: dict[str, dict[str, str]]
+    first_tries: ClassVar[dict[str, dict[str, str]]] = {}
 
     def do_GET(self) -> None:
         attempt = int(self.headers[ATTEMPT])
