@@ -19,6 +19,7 @@ from meshlib.outbound.exchange import Deliver, LocalReply, Send
 from meshlib.runtime.drive import drive_async
 
 from ._active import MOMENT
+from ._aio_ends import EMPTY, End, Failed, over
 from ._call import READY_AGAIN, Call, Codec, Status
 from ._convert import Metadata, answer, headers_of, outcome
 from ._lines import Line
@@ -30,89 +31,7 @@ if TYPE_CHECKING:
     from .aio_channel import MeshAioChannel
 
 _CANCELLED = "Locally cancelled by application!"
-_EMPTY = grpc.aio.Metadata()
 _FINISHED = "RPC already finished."
-
-
-class _Failed:
-    """Stands where gRPC's call would be: the mesh itself ended this one."""
-
-    def __init__(self, status: Status) -> None:
-        self._status = status
-
-    def error(self) -> BaseException:
-        """What the caller gets."""
-        if self._status.code is grpc.StatusCode.CANCELLED:
-            return asyncio.CancelledError()
-        details = self._status.details
-        error: BaseException = grpc.aio.AioRpcError(self._status.code, _EMPTY, _EMPTY, details, details)
-        error.__cause__ = self._status.__cause__
-        return error
-
-    def done(self) -> bool:
-        return True
-
-    def cancel(self) -> bool:
-        return False
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        callback(self)
-
-    async def initial_metadata(self) -> Any:
-        return _EMPTY
-
-    async def trailing_metadata(self) -> Any:
-        return _EMPTY
-
-    async def code(self) -> grpc.StatusCode:
-        return self._status.code
-
-    async def details(self) -> str:
-        return self._status.details
-
-    async def debug_error_string(self) -> str:
-        return self._status.details
-
-    async def read(self) -> Any:
-        raise self.error()
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        raise self.error()
-        yield  # makes this a generator
-
-
-class _End:
-    """What is done when a delivered call is over. gRPC holds it until then, so it does not hold the caller's view of the call:
-    a stream that its caller forgets must not live on in its own callback.
-    """
-
-    def __init__(self, channel: MeshAioChannel, call: Call, line: Line) -> None:
-        self.gone = False
-        self._channel = channel
-        self._call = call
-        self._line: Line | None = line
-        self._task: asyncio.Task[None] | None = None
-
-    def __call__(self, inner: Any) -> None:
-        self._task = asyncio.get_running_loop().create_task(self.tell(inner))
-
-    async def tell(self, inner: Any) -> None:
-        """Only the first time counts."""
-        line, self._line = self._line, None
-        if line is None:
-            return
-        self._channel.release(line)
-        code = await inner.code()
-        if self.gone and code is grpc.StatusCode.CANCELLED:
-            self._call.abandoned()
-        else:
-            self._call.ended(code, flags=self._call.past(code, await inner.details() or ""))
-
-
-def _over(event: asyncio.Event, body: bytes | AsyncReplay, inner: Any) -> None:
-    event.set()
-    if isinstance(body, AsyncReplay):
-        body.wake()
 
 
 class AioCall:
@@ -128,7 +47,7 @@ class AioCall:
         self._gone = False
         self._task: asyncio.Task[None] | None = None
         self._line: Line | None = None  # of the try under way
-        self._end: _End | None = None
+        self._end: End | None = None
         self._inner: Any = None  # the try under way
         self._first: asyncio.Future[Any] | None = None
         self._empty_head = False
@@ -150,7 +69,7 @@ class AioCall:
                 self._body = self._encode(self._request)
             except Status as status:
                 self.call.abandoned()
-                self._settle(_Failed(status))
+                self._settle(Failed(status))
                 return
         self._task = self._loop.create_task(self._drive())
 
@@ -163,13 +82,13 @@ class AioCall:
         try:
             inner = await self._final()
         except Status as status:
-            inner = _Failed(status)
+            inner = Failed(status)
         except asyncio.CancelledError:
             self.call.abandoned()
-            inner = _Failed(Status(grpc.StatusCode.CANCELLED, _CANCELLED))
+            inner = Failed(Status(grpc.StatusCode.CANCELLED, _CANCELLED))
         except Exception as error:  # whatever it was, somebody waits for the end
             self.call.abandoned()
-            inner = _Failed(Status(grpc.StatusCode.UNKNOWN, f"{type(error).__name__}: {error}", error))
+            inner = Failed(Status(grpc.StatusCode.UNKNOWN, f"{type(error).__name__}: {error}", error))
         self._settle(inner)
 
     async def _final(self) -> Any:
@@ -202,7 +121,7 @@ class AioCall:
         inner, line = self._inner, self._line
         assert line is not None
         self._line = None
-        self._end = _End(self._channel, self.call, line)
+        self._end = End(self._channel, self.call, line)
         if inner.done():
             await self._end.tell(inner)
         else:
@@ -278,7 +197,7 @@ class AioCall:
     def _settle(self, inner: Any) -> None:
         self._drop()
         self._inner = inner
-        inner.add_done_callback(partial(_over, self._over, self._body))
+        inner.add_done_callback(partial(over, self._over, self._body))
         if not self._settled.done():
             self._settled.set_result(inner)
         elif not inner.done():  # cancelled in the meantime
@@ -300,7 +219,7 @@ class AioCall:
         if self._settled.done():
             self._settled.result().cancel()
         else:
-            self._settled.set_result(_Failed(Status(grpc.StatusCode.CANCELLED, _CANCELLED)))
+            self._settled.set_result(Failed(Status(grpc.StatusCode.CANCELLED, _CANCELLED)))
             if self._task is not None:
                 self._task.cancel()
         return True
@@ -327,7 +246,7 @@ class AioCall:
             waited = self._empty_head
             await asyncio.wait([self._settled], timeout=MOMENT)
             if waited and not self._settled.done():
-                return _EMPTY
+                return EMPTY
         return await self._settled.result().initial_metadata()
 
     async def trailing_metadata(self) -> Any:
@@ -350,7 +269,7 @@ class AioCall:
     async def wait_for_connection(self) -> None:
         """Return once the call is on its way. Raises AioRpcError if it failed before."""
         inner = await self._subject()
-        if isinstance(inner, _Failed):
+        if isinstance(inner, Failed):
             raise inner.error()
 
 

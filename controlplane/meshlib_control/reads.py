@@ -132,15 +132,19 @@ class Reads:
 
 @dataclass(slots=True)
 class Difference:
-    """What changed from one world to the next. Each path is compared once, by identity first."""
+    """What changed from one world to the next. Each path is compared once, by identity first.
+
+    Args:
+        heads: the beginnings of all paths to what changed.
+    """
 
     old: World
     new: World
-    _heads: set[Path] = field(init=False)
+    heads: set[Path] = field(init=False)
     _known: dict[Path, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._heads = set(_changed_heads(self.old, self.new))
+        self.heads = set(_changed_heads(self.old, self.new))
 
     @property
     def total(self) -> bool:
@@ -153,8 +157,8 @@ class Difference:
 
     def touches(self, reads: Reads) -> bool:
         """Whether the worlds differ in any of these."""
-        return not self._heads.isdisjoint(reads.heads) and any(
-            self._differs(path) for path in reads.paths if path[:2] in self._heads
+        return not self.heads.isdisjoint(reads.heads) and any(
+            self._differs(path) for path in reads.paths if path[:2] in self.heads
         )
 
     def _differs(self, path: Path) -> bool:

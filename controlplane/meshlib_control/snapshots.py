@@ -36,15 +36,31 @@ class Made:
     reads: Reads
 
 
+Variants = Mapping[tuple[Path, ...], Mapping[tuple[Any, ...], Made]]
+"""What was made of one place: by what was read of the node, then by what that was."""
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What was made, by place, then by what was read of the node. Entries are only ever added, so readers need no lock."""
+    """What was made so far. Whole entries are put in place of others, so readers need no lock.
 
-    places: dict[Place, dict[tuple[Path, ...], dict[tuple[Any, ...], Made]]] = field(default_factory=dict)
+    Args:
+        places: what was made, by place.
+        readers: the places that read something, by the beginnings of its paths. It may name too many, and is shared with the
+            memories of later worlds.
+    """
+
+    places: dict[Place, Variants] = field(default_factory=dict)
+    readers: dict[Path, set[Place]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """How much it is, of whatever there is most."""
+        return max(len(self.places), len(self.readers))
 
     def find(self, place: Place, node: Node) -> Made | None:
         """What was made for a node that looks like this one."""
-        for paths, by_facts in list(self.places.get(place, {}).items()):
+        for paths, by_facts in self.places.get(place, {}).items():
             found = by_facts.get(_facts(node, paths))
             if found is not None:
                 return found
@@ -53,21 +69,38 @@ class Memory:
     def add(self, place: Place, node: Node, paths: Collection[Path], made: Made) -> None:
         """Remember what was made for a node, of which `paths` were read."""
         known = tuple(sorted(paths, key=repr))
-        self.places.setdefault(place, {}).setdefault(known, {})[_facts(node, known)] = made
+        variants = self.places.get(place, {})
+        self.places[place] = {**variants, known: {**variants.get(known, {}), _facts(node, known): made}}
+        self._note_reader(place, made)
 
     def kept(self, difference: Difference) -> tuple[Memory, Mapping[str, frozenset[str]]]:
         """What still holds in the new world, and the names, by type, of what does not."""
-        memory, touched = Memory(), defaultdict[str, set[str]](set)
-        for place, variants in list(self.places.items()):
-            held = {
-                paths: {facts: made for facts, made in list(by_facts.items()) if not difference.touches(made.reads)}
-                for paths, by_facts in list(variants.items())
-            }
-            if any(len(held[paths]) < len(by_facts) for paths, by_facts in variants.items() if paths in held):
-                touched[place[0]].add(place[1])
+        memory, touched = Memory(dict(self.places), self.readers), defaultdict[str, set[str]](set)
+        for place in {place for head in difference.heads for place in list(self.readers.get(head, ()))}:
+            variants = memory.places.pop(place, {})
+            held = {paths: _untouched(by_facts, difference) for paths, by_facts in variants.items()}
             if any(held.values()):
-                memory.places[place] = held
+                memory.places[place] = {paths: by_facts for paths, by_facts in held.items() if by_facts}
+            if any(len(by_facts) < len(variants[paths]) for paths, by_facts in held.items()):
+                touched[place[0]].add(place[1])
         return memory, {type_url: frozenset(names) for type_url, names in touched.items()}
+
+    def only(self, wanted: Container[Place]) -> Memory:
+        """What is of wanted places."""
+        memory = Memory({place: variants for place, variants in list(self.places.items()) if place in wanted})
+        for place, variants in memory.places.items():
+            for by_facts in variants.values():
+                for made in by_facts.values():
+                    memory._note_reader(place, made)
+        return memory
+
+    def _note_reader(self, place: Place, made: Made) -> None:
+        for head in made.reads.heads:
+            self.readers.setdefault(head, set()).add(place)
+
+
+def _untouched(by_facts: Mapping[tuple[Any, ...], Made], difference: Difference) -> dict[tuple[Any, ...], Made]:
+    return {facts: made for facts, made in by_facts.items() if not difference.touches(made.reads)}
 
 
 def _facts(node: Node, paths: tuple[Path, ...]) -> tuple[Any, ...]:
@@ -167,8 +200,8 @@ class Snapshots:
 
     @property
     def size(self) -> int:
-        """How many places are remembered."""
-        return len(self._current.memory.places)
+        """How much is remembered."""
+        return self._current.memory.size
 
     def publish(self, world: World) -> bool:
         """Makes a world the current one; False for one older than the current, which is ignored."""
@@ -182,8 +215,7 @@ class Snapshots:
         """Forget what was made of places that nobody wants any more: they come without end."""
         with self._lock:
             current = self._current
-            kept = {place: made for place, made in list(current.memory.places.items()) if place in wanted}
-            self._current = replace(current, memory=Memory(kept), previous=Memory())
+            self._current = replace(current, memory=current.memory.only(wanted), previous=Memory())
 
 
 def _successor(current: Snapshot, world: World) -> Snapshot:

@@ -36,7 +36,7 @@ from meshlib.outbound import fault
 from meshlib.outbound.balance import Balancer, Balancers, Key, Load
 from meshlib.outbound.hop import sanitized
 from meshlib.outbound.path import normalized
-from meshlib.outbound.reply import answer
+from meshlib.outbound.reply import answer, plain
 from meshlib.outbound.retry import Final, decide
 from meshlib.outbound.route import Chosen, Dice, choose
 from meshlib.outbound.terms import ATTEMPT_COUNT, EXPECTED_TIMEOUT, terms_of
@@ -150,7 +150,7 @@ def exchange(
     """
     clean = sanitized(request)
     if clean is None:
-        return LocalReply(*answer(request, 400, b"Bad Request"), "DPE", "http1.connection_header_rejected")
+        return LocalReply(*plain(request, 400, b"Bad Request"), "DPE", "http1.connection_header_rejected")
     path = normalized(clean.path)
     if path is None:
         return LocalReply(*answer(request, 400, b""), "", "path_normalization_failed")

@@ -38,5 +38,10 @@ def answer(request: Request, status: int, words: bytes, grpc_status: int | None 
         code = grpc_status_of(status) if grpc_status is None else grpc_status
         said = (("grpc-message", words.decode("ascii")),) if words else ()
         return 200, (("content-type", _GRPC_TYPE), ("grpc-status", str(code)), *said), b""
+    return plain(request, status, words)
+
+
+def plain(request: Request, status: int, words: bytes) -> tuple[int, Headers, bytes]:
+    """The same for a caller of whom it is not known yet what it speaks."""
     kind = (("content-type", "text/plain"),) if words else ()
     return status, (("content-length", str(len(words))), *kind), b"" if request.method == "HEAD" else words

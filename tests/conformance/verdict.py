@@ -131,7 +131,7 @@ def _attempt_without_endpoint(aspect: str, asked: Asked, theirs: Seen, ours: See
 
 def _refused_before_logged(aspect: str, asked: Asked, theirs: Seen, ours: Seen) -> bool:
     refused = theirs.status == ours.status == 400 and ours.note == "http1.connection_header_rejected"
-    return refused and aspect == "flags" and not theirs.flags
+    return refused and (aspect == "flags" or (aspect == "response body" and asked.method == "HEAD"))
 
 
 def _refused_before_routed(aspect: str, asked: Asked, theirs: Seen, ours: Seen) -> bool:

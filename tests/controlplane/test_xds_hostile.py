@@ -142,6 +142,20 @@ async def test_as_many_names_as_are_allowed_are_served(plane: Plane) -> None:
         await others.notices_nothing()
 
 
+async def test_as_many_names_as_are_allowed_again_and_again(plane: Plane) -> None:
+    """New ones each time, so that nothing that was made helps; others have their turns in between."""
+    numbers = iter(range(1000))
+
+    async def act() -> None:
+        async with stream(plane, Delta, "default/big") as big:
+            number = next(numbers)
+            await big.subscribe(ENDPOINT, *(f"{number}-{name}" for name in range(LIMITS.names)), node=node("big"))
+            assert len((await big.receive(20)).removed_resources) == LIMITS.names
+
+    async with witness(plane) as others:
+        assert await for_a_while(act, lambda: others.notices_nothing(20)) > 0
+
+
 async def test_a_huge_message_is_refused_before_it_is_read(plane: Plane) -> None:
     """By gRPC itself."""
     async with witness(plane) as others, stream(plane, Delta, "default/huge") as huge:

@@ -83,10 +83,10 @@ class AioRunning(Running):
         return await self.call.code()
 
     async def initial_metadata(self) -> dict[str, Any]:
-        return dict(await self.call.initial_metadata())
+        return dict(list(await self.call.initial_metadata()))
 
     async def trailing_metadata(self) -> dict[str, Any]:
-        return dict(await self.call.trailing_metadata())
+        return dict(list(await self.call.trailing_metadata()))
 
 
 class SyncCaller(Caller):

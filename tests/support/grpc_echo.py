@@ -157,7 +157,7 @@ class _Sync(grpc.GenericRpcHandler):  # type: ignore[misc]
         if word == "slow":
             self.echo.cancelled.wait(float(options["seconds"]))
         elif word == "head":
-            context.send_initial_metadata((("x-head", "early"),))
+            context.send_initial_metadata(() if "empty" in options else (("x-head", "early"),))
             time.sleep(float(options.get("seconds", "0")))
             context.abort(grpc.StatusCode[options["code"]], words(options))
         elif word == "abort":
@@ -206,7 +206,7 @@ class _Aio(grpc.GenericRpcHandler):  # type: ignore[misc]
         if word == "slow":
             await asyncio.sleep(float(options["seconds"]))
         elif word == "head":
-            await context.send_initial_metadata((("x-head", "early"),))
+            await context.send_initial_metadata(() if "empty" in options else (("x-head", "early"),))
             await asyncio.sleep(float(options.get("seconds", "0")))
             await context.abort(grpc.StatusCode[options["code"]], words(options))
         elif word == "abort":

@@ -45,6 +45,7 @@ SERVER_OPTIONS: Final[Sequence[tuple[str, int]]] = (
 )
 """What a grpc.aio server that carries this service needs."""
 
+_SLICE: Final = 100  # resources made in one go: some milliseconds
 _PLACES: Final = 10_000  # remembered before the first look at which of them are still followed
 
 Authenticate = Callable[[Any], Awaitable[Caller]]
@@ -282,11 +283,21 @@ class DiscoveryService:
             _log.warning("%s rejected %s: %s", stream.node.id, request.asks.type_url, request.asks.error)
         stream.wake.set()
 
+    async def _prepare(self, stream: _Stream, node: Node) -> None:
+        """Make what a client of thousands of names needs in slices: others have their turn in between."""
+        questions = list(stream.table.questions(self._snapshots.current.view(node), _SLICE))
+        for start in range(0, len(questions), _SLICE):
+            view = self._snapshots.current.view(node)  # the newest: what is made for it goes on to the next
+            for type_url, name in questions[start : start + _SLICE]:
+                view.resource(type_url, name)
+            await asyncio.sleep(0)
+
     async def _write(self, stream: _Stream, context: Any) -> None:
         while True:
             await stream.wake.wait()
             stream.wake.clear()
             while stream.node is not None:
+                await self._prepare(stream, stream.node)
                 response = stream.table.next_response(self._snapshots.current.view(stream.node))
                 if response is None:
                     break

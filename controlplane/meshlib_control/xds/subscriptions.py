@@ -239,6 +239,15 @@ class Subscriptions:
         states = [subscription.due(view) for subscription in self._types.values()]  # all are brought to the view's revision
         return any(states)
 
+    def questions(self, view: View, few: int) -> Iterator[tuple[str, str]]:
+        """Types and names that the next responses look up, of types with more than a few."""
+        for subscription in self._types.values():
+            if (subscription.wildcard or len(subscription.names) > few) and subscription.due(view):
+                suspects = subscription.suspects(view)
+                names = subscription.wanted(view) if suspects is None else suspects
+                if len(names) > few:
+                    yield from ((subscription.type_url, name) for name in list(names))
+
     @property
     def types(self) -> int:
         """How many types were asked for."""

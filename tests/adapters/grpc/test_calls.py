@@ -149,6 +149,17 @@ async def test_no_retry_after_the_head(scene: Scene) -> None:
     assert scene.echo.seen["head"] == 2
 
 
+async def test_heads_of_streams(scene: Scene) -> None:
+    """Who asks for the initial metadata of a stream gets them before the first message, also where they are empty."""
+    call = await scene.caller.begin("Many", b"head code=NOT_FOUND seconds=1")
+    started = time.monotonic()
+    assert await call.initial_metadata() == {"x-head": "early"}
+    other = await scene.caller.begin("Many", b"head code=NOT_FOUND seconds=1 empty=1")
+    assert await other.initial_metadata() == {}
+    assert time.monotonic() - started < 0.9
+    assert await call.code() is await other.code() is grpc.StatusCode.NOT_FOUND
+
+
 async def test_streams_are_tried_again_until_their_first_message(scene: Scene) -> None:
     """A stream of responses that fails before its first message is tried again, also one whose requests are a stream."""
     assert len(await scene.caller.many(b"abort code=UNAVAILABLE times=2")) == 3

@@ -131,14 +131,6 @@ async def test_cancelling_the_task_that_waits(mesh: LocalMesh, echo: Echo) -> No
         assert await asyncio.to_thread(echo.cancelled.wait, 5)
 
 
-async def test_a_head_without_metadata_is_no_reason_to_wait(mesh: LocalMesh) -> None:
-    """Who asks for the initial metadata before sending gets them, even if they are empty and no message follows yet."""
-    async with meshlib_grpc.aio.channel("reviews:9080", mesh=mesh) as channel:  # type: ignore[arg-type]
-        call = channel.unary_stream("/test.Echo/Many")(b"head code=NOT_FOUND seconds=0.5")
-        assert dict(await asyncio.wait_for(call.initial_metadata(), 5)) == {"x-head": "early"}
-        assert await call.code() is grpc.StatusCode.NOT_FOUND
-
-
 def test_states(channel: grpc.Channel, mesh: LocalMesh) -> None:
     """A channel is ready when there is somebody to send to."""
     grpc.channel_ready_future(channel).result(timeout=5)
