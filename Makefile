@@ -5,7 +5,7 @@ PORT ?= 9080
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help bookinfo test lint unit e2e bench pythons clean
+.PHONY: help bookinfo test lint unit e2e bench push pythons clean
 
 help: ## Lists the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ e2e: $(VENV)/.test
 
 bench: $(VENV)/.test ## Measures a meshed call against plain httpx over mutual TLS.
 	$(BIN)/python -m bench
+
+push: $(VENV)/.test ## Measures how long after `meshlib apply` a change is in force in all of Bookinfo.
+	$(BIN)/python -m bench.push
 
 pythons: ## Unit tests on every other supported Python that is installed.
 	sh scripts/pythons.sh
