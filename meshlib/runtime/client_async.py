@@ -69,7 +69,7 @@ class AsyncClient:
             clock,
             random.random,
             replayable=not call.one_shot,
-            until=deadline.current(),
+            until=deadline.of_call(),
         )
         try:
             final = await drive_async(machine, journey.attempt, journey.pause)

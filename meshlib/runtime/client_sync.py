@@ -67,7 +67,7 @@ class SyncClient:
             clock,
             random.random,
             replayable=not call.one_shot,
-            until=deadline.current(),
+            until=deadline.of_call(),
         )
         try:
             final = drive_sync(machine, journey.attempt, journey.pause)

@@ -5,6 +5,10 @@ router write on every request that has a timeout. Whatever is sent on behalf of 
 its own timeout if that is shorter; after that moment nobody reads the answer.
 
 Envoy, a separate process, cannot know which incoming request an outgoing one belongs to; a library can.
+
+Rule: what an HTTP caller's route allows ends the gRPC calls made for it, not the HTTP requests. Those would end at the very
+moment at which the caller gives up, and whether it saw its own timeout or our answer about ours would be chance; behind
+Istio's proxies it is always the former. A gRPC caller's deadline ends both: gRPC means it so.
 """
 
 from __future__ import annotations
@@ -18,20 +22,30 @@ EXPECTED = "x-envoy-expected-rq-timeout-ms"
 Moment = float
 """A value of the monotonic clock, seconds."""
 
-_current: ContextVar[Moment | None] = ContextVar("meshlib_deadline", default=None)
+_current: ContextVar[tuple[Moment | None, bool]] = ContextVar("meshlib_deadline", default=(None, False))
 
 
 def current() -> Moment | None:
     """When the caller of the request being served stops waiting; None: never, or nothing is being served."""
-    return _current.get()
+    return _current.get()[0]
 
 
-def enter(moment: Moment | None) -> Token[Moment | None]:
-    """Make a deadline the current one. Give the token to `leave`."""
-    return _current.set(moment)
+def of_call() -> Moment | None:
+    """The same, if the caller said it as a gRPC call; None for what an HTTP request says."""
+    moment, called = _current.get()
+    return moment if called else None
 
 
-def leave(token: Token[Moment | None]) -> None:
+def enter(moment: Moment | None, *, called: bool = True) -> Token[tuple[Moment | None, bool]]:
+    """Make a deadline the current one. Give the token to `leave`.
+
+    Args:
+        called: a gRPC call says so; False: an HTTP request.
+    """
+    return _current.set((moment, called))
+
+
+def leave(token: Token[tuple[Moment | None, bool]]) -> None:
     """Restore what was current before `enter`."""
     try:
         _current.reset(token)

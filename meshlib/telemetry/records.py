@@ -115,7 +115,8 @@ class Telemetry:
         span = spans.server_span(context, request, peer) if spans else None
         limit = deadline.earlier(patience, deadline.expected_seconds(request.headers))
         until = None if limit is None else self.clock() + limit
-        return InboundRecord(self, request, peer, span.context if span else context, span, until)
+        token = deadline.enter(until, called=patience is not None)
+        return InboundRecord(self, request, peer, span.context if span else context, span, until, token)
 
 
 def spans_of_application() -> type[tracing.Spans] | None:
@@ -278,13 +279,14 @@ class InboundRecord(_Record):
         peer: Peer,
         context: RequestContext,
         span: tracing.Span | None,
-        until: deadline.Moment | None = None,
+        until: deadline.Moment | None,
+        token: Token[tuple[deadline.Moment | None, bool]],
     ) -> None:
         super().__init__(telemetry, request, context, span)
         self._peer = peer
         self._token: Token[RequestContext | None] | None = enter(context)
         self.until = until
-        self._deadline_token = deadline.enter(until)
+        self._deadline_token = token
 
     def close(self) -> None:
         """The application is done: what was current before is current again. Idempotent."""

@@ -36,10 +36,11 @@ def request(expected: str | None = None) -> Request:
     ],
 )
 def test_of_an_incoming_request(expected: str | None, patience: float | None, until: float | None) -> None:
-    """The earlier of what the protocol and the header say; 0 means that there is no limit, nonsense says nothing."""
+    """The earlier of what the protocol and the header say; 0 and nonsense are no limit. Only a gRPC call's binds HTTP."""
     record = telemetry().inbound(request(expected), Peer(), patience)
     assert record.until == until
     assert deadline.current() == until
+    assert deadline.of_call() == (until if patience is not None else None)
     record.close()
     assert deadline.current() is None
 
