@@ -445,7 +445,10 @@ def _path(draw: Draw, aim: Json) -> str:
 
 def _aimed_query(draw: Draw, conditions: Json) -> str:
     """Parameters that meet the conditions, among others, maybe given twice or without a value."""
-    parts = [f"{name}={_fitting(draw, value, TEXTS)}" for name, value in conditions.items()]
+    parts = [
+        name if condition in ({}, {"exact": ""}) and chance(draw, 50) else f"{name}={_fitting(draw, condition, TEXTS)}"
+        for name, condition in conditions.items()
+    ]
     for name in conditions:
         if chance(draw, 35):
             other = one(draw, [f"{name}={one(draw, TEXTS)}", name, f"{name}=", f"{name.swapcase()}=1", "", "=", f"x{name}=1"])
