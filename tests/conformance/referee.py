@@ -30,10 +30,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """One request about which the sides disagree, again and again."""
+    """One request about which the sides disagree.
+
+    Args:
+        repeats: it came back when asked about again; only then it can be minimised.
+    """
 
     judged: Judged
     differences: tuple[Difference, ...]
+    repeats: bool = True
 
     @property
     def kind(self) -> str:
@@ -95,13 +100,13 @@ async def _judge(running: Arena, batch: Sequence[Case], result: Result, say: Say
         found = differences(story.asked, story.theirs, story.ours)
         if found:
             again = await _confirmed(running, story)
-            if again is not None:
-                result.disagreements.append(again)
-            elif "UT" in story.theirs.flags | story.ours.flags:
-                result.noise += 1
+            once = Disagreement(replace(story, case=replace(story.case, requests=(story.asked,))), tuple(found), repeats=False)
+            if again is None:
                 say(f"differed once: {story.asked}: {'; '.join(map(str, found))}; we say {story.ours.note}")
+            if again is None and "UT" in story.theirs.flags | story.ours.flags:
+                result.noise += 1
             else:
-                result.disagreements.append(Disagreement(story, tuple(found)))
+                result.disagreements.append(again or once)
 
 
 def _count(covered: Counter[str], story: Judged) -> None:
@@ -125,11 +130,11 @@ async def _confirmed(running: Arena, story: Judged) -> Disagreement | None:
 async def _minimised(running: Arena, found: Sequence[Disagreement], say: Say) -> list[Disagreement]:
     """One small example of each kind; the rest as they are."""
     kinds: dict[str, Disagreement] = {}
-    for one in found:
+    for one in sorted(found, key=lambda one: not one.repeats):
         kinds.setdefault(one.kind, one)
     small = {}
     for kind, one in list(kinds.items())[:MINIMISED]:
-        small[kind] = await _smallest(running, one)
+        small[kind] = await _smallest(running, one) if one.repeats else one
         say(f"\nDISAGREEMENT, {sum(other.kind == kind for other in found)} times: {kind}\n{small[kind]}")
     return [small.pop(one.kind, one) for one in found]
 

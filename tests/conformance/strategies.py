@@ -438,9 +438,22 @@ def _path(draw: Draw, aim: Json) -> str:
     path = path if path.startswith("/") else f"/{path}"
     query = one(draw, QUERIES)
     if aim.get("queryParams") and chance(draw, 80):
-        query = "?" + "&".join(f"{name}={_fitting(draw, value, TEXTS)}" for name, value in aim["queryParams"].items())
+        query = _aimed_query(draw, aim["queryParams"])
     whole = path + query + one(draw, FRAGMENTS)
     return "".join(char if char.isascii() and char != " " else f"%{byte:02X}" for char in whole for byte in _bytes(char))
+
+
+def _aimed_query(draw: Draw, conditions: Json) -> str:
+    """Parameters that meet the conditions, among others, maybe given twice or without a value."""
+    parts = [
+        name if condition in ({}, {"exact": ""}) and chance(draw, 50) else f"{name}={_fitting(draw, condition, TEXTS)}"
+        for name, condition in conditions.items()
+    ]
+    for name in conditions:
+        if chance(draw, 35):
+            other = one(draw, [f"{name}={one(draw, TEXTS)}", name, f"{name}=", f"{name.swapcase()}=1", "", "=", f"x{name}=1"])
+            parts.insert(draw(st.integers(0, len(parts))), other)
+    return "?" + one(draw, ["&", "&", "&", "&&", ";"]).join(parts)
 
 
 def _bytes(char: str) -> bytes:
@@ -459,6 +472,9 @@ def _aimed_headers(draw: Draw, aim: Json) -> list[tuple[str, str]]:
     for name, condition in aim.get("headers", {}).items():
         if not name.startswith(":"):
             found.append((_cased(draw, name), _wire(draw, _fitting(draw, condition, TEXTS))))
+            if chance(draw, 20):
+                twice = (_cased(draw, name), _wire(draw, one(draw, TEXTS)))
+                found.insert(draw(st.integers(0, len(found))), twice)
     return found
 
 
