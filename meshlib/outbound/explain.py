@@ -25,6 +25,7 @@ from meshlib.config.model import (
 from meshlib.facts import Request
 from meshlib.outbound.balance import Balancers
 from meshlib.outbound.exchange import balancer_for, named_endpoint
+from meshlib.outbound.hop import sanitized
 from meshlib.outbound.match import Condition, bare_path, header_values, query_parameters, unmet
 from meshlib.outbound.path import normalized
 from meshlib.outbound.route import domain_rank, first_match, virtual_host
@@ -112,6 +113,7 @@ def explain(destination: Destination, request: Request, balancers: Balancers | N
     Args:
         balancers: those in use, to tell requests in flight; None: nothing is in flight.
     """
+    request = sanitized(request) or request
     request = replace(request, path=normalized(request.path) or request.path)
     host = virtual_host(destination.routes, request.authority)
     if host is None:

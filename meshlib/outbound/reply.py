@@ -2,7 +2,7 @@
 
 Rule 1: a gRPC caller gets status 200 and the outcome as `grpc-status` in the headers, without a body.
 Rule 2: everybody else gets the status and the words as plain text.
-Rule 3: HEAD gets the same headers and no body.
+Rule 3: HEAD gets the same headers and no body; a gRPC caller's HEAD, which Envoy knows, no words either.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def answer(request: Request, status: int, words: bytes, grpc_status: int | None 
     """
     if is_grpc(request):
         code = grpc_status_of(status) if grpc_status is None else grpc_status
-        said = (("grpc-message", words.decode("ascii")),) if words else ()
+        said = (("grpc-message", words.decode("ascii")),) if words and request.method != "HEAD" else ()
         return 200, (("content-type", _GRPC_TYPE), ("grpc-status", str(code)), *said), b""
     return plain(request, status, words)
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from meshlib.config.snapshot import Absent, Destination
 from meshlib.errors import InvalidRequest, MeshError, Sighting, UpstreamError
 from meshlib.facts import Request
+from meshlib.outbound.hop import sanitized
 from meshlib.outbound.path import normalized
 from meshlib.outbound.route import choose
 from meshlib.runtime import client_async
@@ -109,6 +110,7 @@ def facts(asked: Asked, case: str) -> Request:
 
 def loaded(destination: Destination, request: Request, theirs: Seen) -> list[float]:
     """The throws that lead to the other side's cluster and faults, in the order in which `exchange` throws them."""
+    request = sanitized(request) or request
     request = replace(request, path=normalized(request.path) or request.path)
     chosen = choose(destination.routes, request, lambda: 0.0)
     if chosen is None:

@@ -152,7 +152,7 @@ EXTRAS: dict[str, list[str]] = {
         "te",
         ",".join("abcdefghij"),
     ],
-    "x-forwarded-proto": ["https", "http"],
+    "x-forwarded-proto": ["https", "http", "HTTPS", "ftp"],
     "x-forwarded-for": ["10.0.0.1", "1.2.3.4, 10.0.0.1"],
     "x-request-id": ["abc"],
     "x-envoy-original-path": ["/x"],

@@ -25,3 +25,14 @@ def test_what_connection_names_ends_here() -> None:
 def test_hiding_is_refused(bad: str) -> None:
     """The origin of a request cannot be made to vanish."""
     assert sanitized(asked(bad)) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "scheme"),
+    [(["https"], "https"), (["HTTPS"], "https"), (["ftp"], "http"), (["https", "https"], "http"), ([], "http")],
+)
+def test_the_scheme_is_what_the_hop_before_us_said(told: list[str], scheme: str) -> None:
+    """Where it names one, and once only."""
+    found = sanitized(Request("GET", "http", "reviews", "/", tuple(("x-forwarded-proto", value) for value in told)))
+    assert found is not None
+    assert found.scheme == scheme

@@ -30,3 +30,9 @@ def test_head_gets_no_body() -> None:
         (("content-length", "5"), ("content-type", "text/plain")),
         b"",
     )
+
+
+def test_head_of_a_grpc_caller_gets_no_words() -> None:
+    """Envoy takes the message for a body."""
+    _, headers, _ = answer(request(method="HEAD", content_type="application/grpc"), 503, b"words")
+    assert "grpc-message" not in dict(headers)
