@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import lru_cache
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from meshlib.facts import Headers, Peer, Request
 from meshlib.inbound.forwarded import HEADER, forged, withheld
@@ -69,16 +70,36 @@ def address(pair: Any) -> str:
     return f"{pair[0]}:{pair[1]}" if pair else ""
 
 
-def admitted(scope: Scope, certificate: str | None, request_id: str) -> Scope:
+def raw_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI has them."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+def admitted(scope: Scope, asked: Request, permitted: Request, certificate: str | None, request_id: str) -> Scope:
     """The scope that the application sees.
 
     Args:
+        asked: `request_of(scope)`.
+        permitted: the same as the filters of the port left it.
         certificate: the value of x-forwarded-client-cert, None for no such header.
         request_id: added as x-request-id if the client sent none, as Envoy does.
     """
-    headers = [item for item in scope["headers"] if not _known(item[0]).withheld]
+    given = scope["headers"] if permitted is asked else _headers_of(permitted)
+    headers = [item for item in given if not _known(item[0]).withheld]
     if certificate is not None:
         headers.append((HEADER.encode(), certificate.encode("latin-1")))
     if request_id and not any(_known(name).text == "x-request-id" for name, _ in headers):
         headers.append((b"x-request-id", request_id.encode("latin-1")))
-    return {**scope, "headers": headers}
+    place = _place(scope, permitted.path) if permitted.path != asked.path else {}
+    return {**scope, **place, "headers": headers}
+
+
+def _headers_of(request: Request) -> list[tuple[bytes, bytes]]:
+    return raw_headers((("host", request.authority), *request.headers))
+
+
+def _place(scope: Scope, path: str) -> Scope:
+    """What ASGI says about a path; servers put the root path in front."""
+    root: str = scope.get("root_path", "")
+    raw, _, query = path.partition("?")
+    return {"path": root + unquote(raw), "raw_path": (root + raw).encode("latin-1"), "query_string": query.encode("latin-1")}

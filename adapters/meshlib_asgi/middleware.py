@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import meshlib
 from meshlib.errors import MeshError
-from meshlib.inbound.admit import Denied, admit
 from meshlib.inbound.forwarded import forwarded_client_cert
 from meshlib.inbound.sender import enter, leave
-from meshlib_asgi._convert import GONE, App, Message, Receive, Scope, Send, address, admitted, peer_of, request_of
+from meshlib.inbound.visit import Denied
+from meshlib.runtime.admission import admit_async, arrived
+from meshlib_asgi._convert import GONE, App, Message, Receive, Scope, Send, address, admitted, peer_of, raw_headers, request_of
 
 if TYPE_CHECKING:
     from meshlib.runtime.mesh import Mesh
@@ -96,8 +97,8 @@ class _Arrival:
     """One request: what was asked, what was answered, how it ended."""
 
     __slots__ = (
-        "_ended", "_gone", "_mesh", "_receive", "_received", "_record", "_request", "_scope", "_send", "_sent", "_status",
-        "peer",
+        "_added", "_denied", "_ended", "_gone", "_mesh", "_receive", "_received", "_record", "_request", "_scope", "_send",
+        "_sent", "_status", "peer",
     )  # fmt: skip
 
     def __init__(self, mesh: Mesh, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,6 +113,8 @@ class _Arrival:
         self._received = self._sent = 0
         self._gone = False
         self._ended = False
+        self._added: list[tuple[bytes, bytes]] = []
+        self._denied: Denied | None = None
 
     async def serve(self, app: App) -> None:
         """Run the application with context and peer set, or refuse; tell what happened."""
@@ -127,23 +130,28 @@ class _Arrival:
             self._record.close()
 
     async def _admit(self, app: App) -> None:
-        answer = admit(self._mesh.inbound, self.peer)
+        visit = arrived(self._request, self.peer, address(self._scope.get("server")))
+        answer = await admit_async(self._mesh.inbound, visit)
+        self._record.request = visit.request
         if isinstance(answer, Denied):
             await self._refuse(answer)
             return
         certificate = forwarded_client_cert(str(self._mesh.certificates.spiffe_id or ""), self.peer)
-        scope = admitted(self._scope, certificate, self._record.context.request_id)
+        scope = admitted(self._scope, self._request, answer.request, certificate, self._record.context.request_id)
         scope[_SEEN] = True
+        self._added = raw_headers(answer.response_headers)
         await app(scope, self._on_receive, self._on_send)
 
     async def _refuse(self, answer: Denied) -> None:
-        _log.info("refused %s %s from %s: %s", self._request.method, self._request.path, self.peer.address, answer.detail)
+        self._denied = answer
+        _log.info("refused %s %s from %s: %s", self._request.method, self._request.path, self.peer.address, answer.reason)
         if self._scope["type"] == "websocket":
             await self._on_receive()
             await self._on_send({"type": "websocket.close", "code": 1008})
             return
-        body = answer.detail.encode()
+        body = answer.words.encode()
         head = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+        head += raw_headers(answer.headers)
         await self._on_send({"type": "http.response.start", "status": answer.status, "headers": head})
         await self._on_send({"type": "http.response.body", "body": body})
 
@@ -160,6 +168,8 @@ class _Arrival:
         if kind == "http.response.start":
             self._status = message["status"]
             self._record.responded()
+            if self._added:
+                message = {**message, "headers": [*message.get("headers", ()), *self._added]}
         elif kind.startswith("websocket."):
             self._note_websocket(kind)
         last = kind == "http.response.body" and not message.get("more_body", False)
@@ -193,6 +203,7 @@ class _Arrival:
         event = self._record.event(
             status=status,
             flags=flags,
+            detail=self._denied.detail if self._denied is not None else "",
             bytes_received=self._received,
             bytes_sent=self._sent,
             protocol=f"HTTP/{self._scope.get('http_version', '1.1')}",
@@ -206,4 +217,4 @@ class _Arrival:
             return 101, "-"
         if self._gone:
             return 0, "DC"
-        return self._status or 500, "-"
+        return self._status or 500, self._denied.flag if self._denied is not None else "-"

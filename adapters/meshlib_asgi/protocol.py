@@ -23,7 +23,7 @@ from meshlib.config.model import PeerMode
 from meshlib.errors import IdentityError, MeshError
 from meshlib.facts import Peer
 from meshlib.identity.peer import peer_from_der
-from meshlib.inbound.admit import Denied, Wire, admit_connection, wire
+from meshlib.inbound.admit import Wire, admit_connection, wire
 from meshlib.runtime.tls import TlsLayer
 from meshlib_asgi import announce
 from meshlib_asgi._convert import GONE, PEER, address
@@ -101,9 +101,9 @@ class MeshProtocol(HttpToolsProtocol):
     def _on_first(self, data: bytes) -> None:
         transport = self.transport
         seen = wire(data[0])
-        answer = admit_connection(self._mesh.inbound, seen)
-        if isinstance(answer, Denied):
-            _log.info("closed the connection of %s: %s", _address(transport), answer.detail)
+        denied = admit_connection(self._mesh.inbound, seen)
+        if denied is not None:
+            _log.info("closed the connection of %s: %s", _address(transport), denied.reason)
             transport.abort()
         elif seen is Wire.TLS:
             self._secure(transport, data)

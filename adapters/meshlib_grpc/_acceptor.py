@@ -27,7 +27,7 @@ from meshlib.config.model import PeerMode
 from meshlib.errors import IdentityError, MeshError
 from meshlib.facts import Peer
 from meshlib.identity.peer import peer_from_der
-from meshlib.inbound.admit import Denied, Wire, admit_connection, wire
+from meshlib.inbound.admit import Wire, admit_connection, wire
 from meshlib.runtime.certificates import ALPN_HTTP2
 from meshlib.runtime.tls import TlsLayer
 
@@ -141,9 +141,9 @@ class Acceptor:
 
     def _on_first(self, transport: asyncio.Transport, data: bytes) -> None:
         seen = wire(data[0])
-        answer = admit_connection(self._mesh.inbound, seen)
-        if isinstance(answer, Denied):
-            _log.info("closed the connection of %s: %s", _address(transport), answer.detail)
+        denied = admit_connection(self._mesh.inbound, seen)
+        if denied is not None:
+            _log.info("closed the connection of %s: %s", _address(transport), denied.reason)
             transport.abort()
         elif seen is Wire.TLS:
             self._secure(transport, data)

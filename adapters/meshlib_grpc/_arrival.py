@@ -11,14 +11,16 @@ from typing import Any
 import grpc
 
 from meshlib.facts import Peer
-from meshlib.inbound.admit import Denied, admit
+from meshlib.inbound.admit import InboundPort
 from meshlib.inbound.forwarded import HEADER, forged, forwarded_client_cert, withheld
 from meshlib.inbound.sender import enter, leave
+from meshlib.inbound.visit import Denied, Permit
+from meshlib.runtime.admission import arrived
 from meshlib.runtime.mesh import Mesh
 
 from ._acceptor import Sides, peers_of
 from ._call import PROTOCOL, Tally
-from ._convert import Metadata, metadata_of, number_of, request_of
+from ._convert import Metadata, code_of_http, metadata_from, metadata_of, number_of, request_of
 
 _log = logging.getLogger("meshlib.grpc")
 
@@ -33,6 +35,8 @@ class Arrival:
 
     Attributes:
         code: the status that the handler set, if it did.
+        visit: what the filters of the port decide on; give their answer to `decided`.
+        metadata: what the application sees, once it is decided.
     """
 
     def __init__(self, mesh: Mesh, method: str, context: Any) -> None:
@@ -40,7 +44,8 @@ class Arrival:
         self.received, self.sent = Tally(), Tally()
         self._finished = False
         self._failed = False
-        raw = metadata_of(context.invocation_metadata())
+        self._mesh = mesh
+        self._raw = raw = metadata_of(context.invocation_metadata())
         where: str = context.peer()
         sides = peers_of(mesh).get(where) or Sides(Peer(address=_address(where)))
         self.peer = sides.peer
@@ -49,13 +54,26 @@ class Arrival:
         request = request_of(_authority(context) or mesh.settings.service, method, known)
         self.record = mesh.telemetry.inbound(request, self.peer, _patience(context))
         self._token: Token[Peer] | None = enter(self.peer)
-        self.denied: Denied | None = None
-        answer = admit(mesh.inbound, self.peer)
+        self.visit = arrived(request, self.peer, self._local_address)
+        self.metadata: Metadata = ()
+        self._denied: Denied | None = None
+
+    @property
+    def inbound(self) -> InboundPort:
+        """What the port accepts now."""
+        return self._mesh.inbound
+
+    def decided(self, answer: Permit | Denied) -> Denied | None:
+        """The filters have decided; None: the call may enter."""
+        asked, self.record.request = self.record.request, self.visit.request
         if isinstance(answer, Denied):
-            self.denied = answer
-            _log.info("refused %s from %s: %s", method, self.peer.address, answer.detail)
-        ours = str(mesh.certificates.spiffe_id or "")
+            self._denied, self.code = answer, code_of_http(answer.status)
+            _log.info("refused %s from %s: %s", self.record.request.path, self.peer.address, answer.reason)
+            return answer
+        raw = self._raw if answer.request.headers is asked.headers else metadata_from(answer.request.headers)
+        ours = str(self._mesh.certificates.spiffe_id or "")
         self.metadata = _admitted(raw, forwarded_client_cert(ours, self.peer), self.record.context.request_id)
+        return None
 
     def __enter__(self) -> Arrival:
         return self
@@ -73,11 +91,13 @@ class Arrival:
     def end(self, *, cancelled: bool = False) -> None:
         """The call is over: what was to be sent is sent, or nobody wants it. Only the first time counts."""
         gone = cancelled or not self._finished
+        denied = self._denied
         code = self._code()
         self.record.end(
             self.record.event(
                 status=0 if gone else 200,
-                flags="DC" if gone else "UAEX" if self.denied is not None else "-",
+                flags="DC" if gone else denied.flag if denied is not None else "-",
+                detail=denied.detail if denied is not None and not gone else "",
                 grpc_status="" if gone else number_of(code),
                 protocol=PROTOCOL,
                 local_address=self._local_address,

@@ -17,6 +17,8 @@ Metadatum = tuple[str, str | bytes]
 Metadata = tuple[Metadatum, ...]
 
 CONTENT_TYPE = ("content-type", "application/grpc")
+TRAILERS = ("te", "trailers")
+_PROTOCOL_HEADERS = frozenset({CONTENT_TYPE[0], TRAILERS[0]})  # no metadata: gRPC's own
 
 BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -61,9 +63,19 @@ def _base64(name: str, value: bytes) -> str:
     return value.decode("latin-1")
 
 
+def metadata_from(headers: Headers) -> Metadata:
+    """The metadata that headers of the wire stand for: `headers_of` turned round."""
+    own = (item for item in headers if item[0] not in _PROTOCOL_HEADERS)
+    return tuple((name, _binary(value) if name.endswith("-bin") else value) for name, value in own)
+
+
+def _binary(value: str) -> bytes:
+    return base64.b64decode(value + "=" * (-len(value) % 4))
+
+
 def request_of(authority: str, method: str, metadata: Metadata) -> Request:
     """A call as policy sees it: `POST /pkg.Service/Method` over HTTP/2, whose metadata are headers."""
-    return Request("POST", "http", authority, method, (CONTENT_TYPE, ("te", "trailers"), *headers_of(metadata)))
+    return Request("POST", "http", authority, method, (CONTENT_TYPE, TRAILERS, *headers_of(metadata)))
 
 
 def metadata_for(metadata: Metadata, kept: Headers, added: Headers) -> Metadata:

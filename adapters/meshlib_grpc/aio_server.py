@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 import meshlib
+from meshlib.runtime.admission import admit_async
 from meshlib.runtime.mesh import Mesh
 
 from ._arrival import Arrival
@@ -76,6 +77,6 @@ def _begun(wrapped: Wrapped, context: Any) -> Arrival:
 
 
 async def _enter(arrival: Arrival, context: Any) -> None:
-    if arrival.denied is not None:
-        arrival.code = grpc.StatusCode.PERMISSION_DENIED
-        await context.abort(arrival.code, arrival.denied.detail)
+    denied = arrival.decided(await admit_async(arrival.inbound, arrival.visit))
+    if denied is not None:
+        await context.abort(arrival.code, denied.words, denied.headers)

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 import meshlib
+from meshlib.runtime.admission import admit_sync
 from meshlib.runtime.mesh import Mesh
 
 from ._arrival import Arrival
@@ -105,6 +106,7 @@ def _behaviour(wrapped: Wrapped, function: Behaviour, view: type[Context]) -> Be
 def _unary(wrapped: Wrapped, function: Behaviour, view: type[Context]) -> Behaviour:
     def behaviour(request: Any, context: Any) -> Any:
         with begun(wrapped, context) as arrival:
+            enter(arrival, context)
             return function(request, view(context, arrival))
 
     return behaviour
@@ -113,6 +115,7 @@ def _unary(wrapped: Wrapped, function: Behaviour, view: type[Context]) -> Behavi
 def _streaming(wrapped: Wrapped, function: Behaviour, view: type[Context]) -> Behaviour:
     def behaviour(request: Any, context: Any) -> Iterator[Any]:
         with begun(wrapped, context) as arrival:
+            enter(arrival, context)
             yield from function(request, view(context, arrival))
 
     return behaviour
@@ -121,19 +124,24 @@ def _streaming(wrapped: Wrapped, function: Behaviour, view: type[Context]) -> Be
 def _non_blocking(wrapped: Wrapped, function: Behaviour, view: type[Context]) -> Behaviour:
     def behaviour(request: Any, context: Any, send: Callable[[Any], None]) -> None:
         with begun(wrapped, context) as arrival:
+            enter(arrival, context)
             function(request, view(context, arrival), send)
 
     return behaviour
 
 
 def begun(wrapped: Wrapped, context: Any) -> Arrival:
-    """The call, unless it may not enter; then it is aborted."""
+    """The call, from its first moment."""
     arrival = wrapped.arrival(context)
     if context.add_callback(arrival.end) is False:
         with arrival:
             arrival.end(cancelled=True)
-    elif arrival.denied is not None:
-        with arrival:
-            arrival.code = grpc.StatusCode.PERMISSION_DENIED
-            context.abort(arrival.code, arrival.denied.detail)
     return arrival
+
+
+def enter(arrival: Arrival, context: Any) -> None:
+    """Abort the call unless it may enter; raises then."""
+    denied = arrival.decided(admit_sync(arrival.inbound, arrival.visit))
+    if denied is not None:
+        context.set_trailing_metadata(denied.headers)
+        context.abort(arrival.code, denied.words)

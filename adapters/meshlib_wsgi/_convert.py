@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from meshlib.facts import Headers, Peer, Request
 from meshlib.inbound.forwarded import HEADER, WITHHELD, forged
@@ -19,7 +19,9 @@ PEER = "meshlib.peer"  # in the environ, and on TLS sockets: facts.Peer
 SEEN = "meshlib.seen"  # in the environ or an ASGI scope: a middleware of ours has this request
 _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
 _WITHHELD = frozenset("HTTP_" + name.upper().replace("-", "_") for name in WITHHELD)
+_TARGETS = frozenset({"RAW_URI", "REQUEST_URI"})  # as gunicorn and werkzeug name the request line's
 _UNPREFIXED = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
+_VARIABLES = {name: key for key, name in _UNPREFIXED.items()}
 
 
 def request_of(environ: Environ) -> Request:
@@ -82,6 +84,38 @@ def _address(environ: Environ) -> str:
 def local_address(environ: Environ) -> str:
     """`host:port` the request came in at, as far as the server says it."""
     return f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}"
+
+
+def change(environ: Environ, asked: Request, permitted: Request) -> None:
+    """Make the environ say what the filters of the port left of a request.
+
+    Args:
+        asked: `request_of(environ)`.
+    """
+    if permitted.path != asked.path:
+        _move(environ, permitted.path)
+    if permitted.headers is not asked.headers:
+        for key in [key for key in environ if _name(key)]:
+            del environ[key]
+        environ.update(_variables(permitted.headers))
+
+
+def _move(environ: Environ, path: str) -> None:
+    raw, _, query = path.partition("?")
+    decoded = unquote_to_bytes(raw.encode("latin-1")).decode("latin-1")
+    script = environ.get("SCRIPT_NAME", "")
+    environ["PATH_INFO"] = decoded.removeprefix(script)
+    environ["QUERY_STRING"] = query
+    for key in _TARGETS & environ.keys():
+        environ[key] = path
+
+
+def _variables(headers: Headers) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in headers:
+        key = _VARIABLES.get(name) or "HTTP_" + name.upper().replace("-", "_")
+        found[key] = f"{found[key]},{value}" if key in found else value
+    return found
 
 
 def admit_into(environ: Environ, peer: Peer, certificate: str | None, request_id: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from meshlib.config.model import PeerMode
 from meshlib.errors import IdentityError, MeshError
 from meshlib.identity.peer import peer_from_der
-from meshlib.inbound.admit import Denied, Wire, admit_connection, wire
+from meshlib.inbound.admit import Wire, admit_connection, wire
 from meshlib_wsgi._convert import prove
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def admitted(connection: socket.socket, mesh: Mesh, patience: float = PATIENCE) 
     if not first:  # the client left; the server notices by itself
         return connection
     seen = wire(first[0])
-    answer = admit_connection(port, seen)
-    if isinstance(answer, Denied):
-        raise _refused(connection, answer.detail)
+    denied = admit_connection(port, seen)
+    if denied is not None:
+        raise _refused(connection, denied.reason)
     return _secured(connection, mesh, patience) if seen is Wire.TLS else connection
 
 

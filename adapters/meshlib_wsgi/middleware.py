@@ -11,13 +11,26 @@ import contextvars
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 import meshlib
-from meshlib.inbound.admit import Denied, admit
 from meshlib.inbound.forwarded import forwarded_client_cert
 from meshlib.inbound.sender import enter
-from meshlib_wsgi._convert import SEEN, App, Environ, StartResponse, admit_into, local_address, peer_of, request_of, seen
+from meshlib.inbound.visit import Denied
+from meshlib.runtime.admission import admit_sync, arrived
+from meshlib_wsgi._convert import (
+    SEEN,
+    App,
+    Environ,
+    StartResponse,
+    admit_into,
+    change,
+    local_address,
+    peer_of,
+    request_of,
+    seen,
+)
 
 if TYPE_CHECKING:
     from meshlib.runtime.mesh import Mesh
@@ -70,9 +83,11 @@ class _Arrival:
     """One request: what was asked, what was answered, how it ended."""
 
     __slots__ = (
+        "_added",
         "_chunks",
         "_close",
         "_context",
+        "_denied",
         "_environ",
         "_finished",
         "_mesh",
@@ -91,6 +106,8 @@ class _Arrival:
         self._status = 0
         self._sent = 0
         self._finished = False
+        self._added: list[tuple[str, str]] = []
+        self._denied: Denied | None = None
         self._chunks: Iterator[bytes] = iter(())
         self._close: Callable[[], object] | None = None
         self.peer = peer_of(environ)
@@ -111,17 +128,25 @@ class _Arrival:
 
     def _admit(self, app: App) -> Iterable[bytes]:
         enter(self.peer)  # never left: the context ends with the request
-        answer = admit(self._mesh.inbound, self.peer)
+        asked = self._record.request
+        visit = arrived(asked, self.peer, local_address(self._environ))
+        answer = admit_sync(self._mesh.inbound, visit)
+        self._record.request = visit.request
         if isinstance(answer, Denied):
             return self._refuse(answer)
+        change(self._environ, asked, answer.request)
+        self._added = answer.response_headers
         certificate = forwarded_client_cert(str(self._mesh.certificates.spiffe_id or ""), self.peer)
         admit_into(self._environ, self.peer, certificate, self._record.context.request_id)
         return app(self._environ, self._on_start)
 
     def _refuse(self, answer: Denied) -> Iterable[bytes]:
-        _log.info("refused %s from %s: %s", self._record.request.path, self.peer.address, answer.detail)
-        body = answer.detail.encode()
-        self._on_start(f"{answer.status} Forbidden", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+        self._denied = answer
+        request = self._record.request
+        _log.info("refused %s %s from %s: %s", request.method, request.path, self.peer.address, answer.reason)
+        body = answer.words.encode()
+        head = [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), *answer.headers]
+        self._on_start(f"{answer.status} {responses.get(answer.status, 'Refused')}", head)
         return [body]
 
     def _watch_file(self, body: Any) -> Iterable[bytes]:
@@ -133,6 +158,7 @@ class _Arrival:
     def _on_start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         self._status = int(status[:3])
         self._record.responded()
+        headers = [*headers, *self._added] if self._added else headers
         write = self._start(status, headers, exc_info) if exc_info else self._start(status, headers)
 
         def counted(data: bytes) -> object:
@@ -166,7 +192,7 @@ class _Arrival:
                 self._context.run(self._close)
         finally:
             if self._finished:
-                self._end(self._status or 500)
+                self._end(self._status or 500, self._denied.flag if self._denied is not None else "-")
             else:
                 self._end(0, "DC")
 
@@ -174,6 +200,7 @@ class _Arrival:
         event = self._record.event(
             status=status,
             flags=flags,
+            detail=self._denied.detail if self._denied is not None else "",
             bytes_received=int(self._environ.get("CONTENT_LENGTH") or 0),
             bytes_sent=self._sent,
             protocol=self._environ.get("SERVER_PROTOCOL", "HTTP/1.1"),

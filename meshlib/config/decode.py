@@ -1,9 +1,9 @@
 """xDS resources -> `meshlib.config.model`, with all validation: what comes out may be trusted.
 
 The only place of the library that reads protobuf fields of resources (with its parts: decode_route, decode_match,
-decode_cluster, decode_fields). A condition or an action that we would not obey is refused with ConfigurationError (the control
-plane gets a NACK and shows it), never skipped: a route matched too widely sends traffic to the wrong place. Settings that
-change no decision of ours (statistics prefixes, filters for other proxies) are passed over.
+decode_cluster, decode_policy, decode_fields). A condition, an action or an inbound filter that we would not obey is refused
+with ConfigurationError (the control plane gets a NACK and shows it), never skipped: a route matched too widely sends traffic
+to the wrong place. Settings that change no decision of ours (statistics prefixes, filters for other proxies) are passed over.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from google.protobuf.message import DecodeError
 
 from meshlib.config import decode_fields as fields
 from meshlib.config.decode_cluster import assignment, cluster
+from meshlib.config.decode_policy import inbound_policy
 from meshlib.config.decode_route import route_configuration
 from meshlib.config.messages import TYPE_PREFIX, message
-from meshlib.config.model import InboundListener, OutboundListener, PeerMode
+from meshlib.config.model import OutboundListener, PeerMode
+from meshlib.config.policy import InboundListener
 from meshlib.config.subscription import Kind, Value
 from meshlib.errors import ConfigurationError
 
@@ -42,7 +44,7 @@ def _listener(listener: Any) -> OutboundListener | InboundListener:
     if listener.HasField("api_listener"):
         return _outbound_listener(listener)
     if listener.filter_chains:
-        return InboundListener(listener.name, _peer_mode(listener.filter_chains), fields.origin(listener.metadata))
+        return _inbound_listener(listener)
     raise ConfigurationError("a listener needs an api_listener (outbound) or filter_chains (inbound)", field="api_listener")
 
 
@@ -55,6 +57,12 @@ def _outbound_listener(listener: Any) -> OutboundListener:
     if not name:
         raise ConfigurationError("routes must come by RDS: route_config_name is empty", field=f"{place}.rds.route_config_name")
     return OutboundListener(listener.name, name)
+
+
+def _inbound_listener(listener: Any) -> InboundListener:
+    filters, normalization = inbound_policy(listener.filter_chains)
+    mode, origin = _peer_mode(listener.filter_chains), fields.origin(listener.metadata)
+    return InboundListener(listener.name, mode, origin, filters, normalization)
 
 
 def _peer_mode(chains: Any) -> PeerMode:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from meshlib.config.protection import CircuitBreakers, ConnectionPolicy, OutlierDetection
+
 
 class Pattern(Protocol):
     """A compiled RE2 expression."""
@@ -226,6 +228,8 @@ class Cluster:
         assignment: the EDS resource with its endpoints; usually the name itself. Empty: `endpoints` holds them.
         tls: used for endpoints with `Endpoint.tls`; None: plain text for all.
         connect_timeout: seconds.
+        circuit_breakers, outlier_detection, connections: None: no limits, nobody is left out, nothing special.
+        panic_threshold: percent of healthy endpoints below which all are used; 0: never.
     """
 
     name: str
@@ -235,6 +239,10 @@ class Cluster:
     tls: UpstreamTls | None = None
     connect_timeout: float = 10.0
     origin: Origin | None = None
+    circuit_breakers: CircuitBreakers | None = None
+    outlier_detection: OutlierDetection | None = None
+    panic_threshold: float = 0.0
+    connections: ConnectionPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,12 +306,3 @@ class PeerMode(Enum):
     STRICT = "STRICT"
     PERMISSIVE = "PERMISSIVE"
     DISABLE = "DISABLE"
-
-
-@dataclass(frozen=True, slots=True)
-class InboundListener:
-    """What a port of ours accepts."""
-
-    name: str
-    mode: PeerMode
-    origin: Origin | None = None

@@ -14,7 +14,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from meshlib.config.model import Assignment, Cluster, InboundListener, OutboundListener, RouteConfiguration
+from meshlib.config.model import Assignment, Cluster, OutboundListener, RouteConfiguration
+from meshlib.config.policy import InboundListener
 
 DEFAULT_PORT = 80
 

@@ -22,7 +22,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeVar
 
-from meshlib.config.model import Assignment, Cluster, InboundListener, OutboundListener, RouteConfiguration
+from meshlib.config.model import Assignment, Cluster, OutboundListener, RouteConfiguration
+from meshlib.config.policy import InboundListener
 from meshlib.config.snapshot import EMPTY, Destination, Snapshot
 
 _T = TypeVar("_T")

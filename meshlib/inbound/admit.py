@@ -3,8 +3,8 @@
     a connection   1. authenticate   the port's mutual TLS mode against the kind of connection
     a request      1. authenticate   once more: the mode may have changed since the connection was made, and a server that
                                      cannot speak mutual TLS shows the application plain text only
-                   2. authorize      AuthorizationPolicy is decided here, on the request and its peer, once it is effective;
-                                     until then the control plane reports such a policy as not effective
+                   2. normalize      the path is written in one way before anybody decides on it
+                   3. filters        in the order in which the listener names them, as Envoy
 
 Rule 1: nobody enters without a Permit, and only this file makes one.
 Rule 2: what cannot be proved is denied.
@@ -12,11 +12,29 @@ Rule 2: what cannot be proved is denied.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
+from typing import Any
 
 from meshlib.config.model import Origin, PeerMode
+from meshlib.config.policy import AS_WRITTEN, Filter, InboundListener, Normalization
 from meshlib.facts import Peer
+from meshlib.inbound.normalize import normalize
+from meshlib.inbound.visit import Answer, Denied, Permit, Question, Visit
+
+Asking = Generator[Question, Answer, Denied | None]
+Step = Callable[[Visit], Denied | Asking | None]
+
+
+def _deciding(decide: Callable[[Any, Visit], Denied | Asking | None]) -> Callable[[Any], Step]:
+    """A filter that is a function of itself and the visit: `decide(filter, visit)`, or a generator if it has to ask."""
+    return lambda one: partial(decide, one)
+
+
+_STEPS: Mapping[type[Filter], Callable[[Any], Step]] = {}
+"""What each kind of filter does; called once for a port, so that what can be prepared is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +43,17 @@ class InboundPort:
 
     mode: PeerMode = PeerMode.PERMISSIVE
     origin: Origin | None = None
+    filters: tuple[Filter, ...] = ()
+    normalization: Normalization = AS_WRITTEN
+    steps: tuple[Step, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(_STEPS[type(one)](one) for one in self.filters))
+
+
+def port_of(listener: InboundListener) -> InboundPort:
+    """The port that a listener describes."""
+    return InboundPort(listener.mode, listener.origin, listener.filters, listener.normalization)
 
 
 class Wire(Enum):
@@ -42,30 +71,8 @@ def wire(first: int) -> Wire:
     return Wire.TLS if first == TLS_HANDSHAKE else Wire.PLAIN
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
-    """The connection or request may enter."""
-
-    peer: Peer
-
-
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """It may not.
-
-    Args:
-        detail: for the log and the answer: what was wrong, in one sentence.
-        status: what an HTTP request is answered with. A connection gets no answer: Istio closes it without a byte.
-        flag: Envoy's response flag for the access log, `-` for none.
-    """
-
-    detail: str
-    status: int = 403
-    flag: str = "-"
-
-
-def admit_connection(port: InboundPort, seen: Wire) -> Permit | Denied:
-    """Whether a connection may go on. A TLS peer is not known yet: the handshake that follows names it.
+def admit_connection(port: InboundPort, seen: Wire) -> Denied | None:
+    """Why a connection may not go on; None: it may. A TLS peer is not known yet: the handshake that follows names it.
 
     With mode DISABLE a server does not ask: it serves plain text only, so that a TLS hello is a bad request, as with Envoy.
     """
@@ -73,16 +80,24 @@ def admit_connection(port: InboundPort, seen: Wire) -> Permit | Denied:
         return Denied("plain text where mutual TLS is STRICT")
     if port.mode is PeerMode.DISABLE and seen is Wire.TLS:
         return Denied("TLS where mutual TLS is DISABLEd")
-    return Permit(Peer())
+    return None
 
 
-def admit(port: InboundPort, peer: Peer) -> Permit | Denied:
-    """Whether a request of `peer` may reach the application."""
-    return _authenticate(port, peer)
+def admission(port: InboundPort, visit: Visit) -> Generator[Question, Answer, Permit | Denied]:
+    """Whether a request may reach the application, and as what. Yields what a filter has to ask; send it the answer."""
+    denied = _authenticate(port, visit.peer) or normalize(port.normalization, visit)
+    if denied is not None:
+        return denied
+    for step in port.steps:
+        found = step(visit)
+        denied = found if found is None or isinstance(found, Denied) else (yield from found)
+        if denied is not None:
+            return replace(denied, headers=(*denied.headers, *visit.response_headers)) if visit.response_headers else denied
+    return Permit(visit.peer, visit.request, visit.metadata, visit.response_headers)
 
 
-def _authenticate(port: InboundPort, peer: Peer) -> Permit | Denied:
+def _authenticate(port: InboundPort, peer: Peer) -> Denied | None:
     # A mutual TLS connection made before the mode became DISABLE may finish: it proved more than is asked for.
     if port.mode is PeerMode.STRICT and not peer.secured:
         return Denied("mutual TLS is STRICT here and the connection is plain text")
-    return Permit(peer)
+    return None

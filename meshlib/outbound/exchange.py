@@ -11,7 +11,9 @@ Rule 1: what configuration answers (an injected abort, no route) is a response; 
 Rule 2: the route's timeout starts after an injected delay and covers all tries, their back-off and the response's body.
 Rule 3: a driver that stops early closes the generator; the endpoint's load is then released. After `Deliver` the driver owns
 it.
-Rule 4: a response that is followed by another `Pause` or `Send` is not delivered: the driver drops its body.
+Rule 4: where `Send.load` has a circuit breaker, the driver asks it for a connection and calls `Send.load.begin`; what it refuses
+is answered with Failure(OVERFLOW). With `multiplexed` there is nothing to ask, and `begin` is called here.
+Rule 5: a response that is followed by another `Pause` or `Send` is not delivered: the driver drops its body.
 """
 
 from __future__ import annotations
@@ -29,17 +31,18 @@ from meshlib.errors import (
     ProtocolFailure,
     Sighting,
     UpstreamError,
+    UpstreamOverflow,
     UpstreamTimeout,
 )
 from meshlib.facts import Failure, FailureKind, Headers, Request, Response
 from meshlib.outbound import fault
 from meshlib.outbound.balance import Balancer, Balancers, Key, Load
 from meshlib.outbound.hop import sanitized
-from meshlib.outbound.path import normalized
 from meshlib.outbound.reply import answer, plain
 from meshlib.outbound.retry import Final, decide
 from meshlib.outbound.route import Chosen, Dice, choose
 from meshlib.outbound.terms import ATTEMPT_COUNT, EXPECTED_TIMEOUT, terms_of
+from meshlib.path import normalized
 
 if TYPE_CHECKING:
     from meshlib.config.snapshot import Destination
@@ -67,6 +70,7 @@ class Send:
         headers: to add to this try.
         request: what to send: the caller's request without the headers that were orders to this machine.
         deadline: time of the clock at which the whole exchange must be over; None: no limit.
+        load: this try, for its circuit breaker.
     """
 
     endpoint: Endpoint
@@ -76,6 +80,12 @@ class Send:
     headers: Headers
     request: Request
     deadline: float | None = None
+    load: Load | None = None
+
+    @property
+    def breaker(self) -> Breaker | None:
+        """Limits on connections and on what waits for them; None: there are none."""
+        return self.load.protection.breaker if self.load is not None and self.load.protection is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,9 @@ class LocalReply:
     cluster: str = ""
 
 
+CROWDED = Final("too many retries are under way")
+"""The outcome deserved another try, but the circuit breaker forbids it."""
+
 Exchange = Generator[Pause | Send, Response | Failure | None, Deliver | LocalReply]
 
 _ERRORS: dict[FailureKind, type[UpstreamError]] = {
@@ -124,7 +137,11 @@ _ERRORS: dict[FailureKind, type[UpstreamError]] = {
     FailureKind.RESET: ConnectionTerminated,
     FailureKind.TIMEOUT: UpstreamTimeout,
     FailureKind.PROTOCOL: ProtocolFailure,
+    FailureKind.OVERFLOW: UpstreamOverflow,
 }
+
+OVERFLOW = Failure(FailureKind.OVERFLOW, "overflow", sent=False)
+"""A circuit breaker is open (Envoy's word for it)."""
 
 _FIRST_TRY: Headers = ((ATTEMPT_COUNT, "1"),)
 
@@ -138,10 +155,12 @@ def exchange(
     *,
     replayable: bool = True,
     until: float | None = None,
+    multiplexed: bool = False,
 ) -> Exchange:
     """One request to its end.
 
     Args:
+        multiplexed: requests share connections (HTTP/2).
         replayable: whether the body can be sent again after an answer (bytes or none: yes; a stream: no).
         until: time of the clock at which the caller stops waiting; a limit beside the route's, also of an injected delay.
 
@@ -169,10 +188,13 @@ def exchange(
             flags = joined_flags(delayed, fault.ABORT_FLAG)
             return LocalReply(status, headers, body, flags, "fault_filter_abort", chosen.route, chosen.cluster_name)
     trip = _Trip(destination, chosen, request, balancers, delayed)
-    return (yield from _tries(trip, clock, dice, replayable, until))
+    try:
+        return (yield from _tries(trip, clock, dice, replayable, until, multiplexed))
+    finally:
+        trip.settle_retry()
 
 
-def _tries(trip: _Trip, clock: Clock, dice: Dice, replayable: bool, until: float | None) -> Exchange:
+def _tries(trip: _Trip, clock: Clock, dice: Dice, replayable: bool, until: float | None, multiplexed: bool) -> Exchange:
     terms = trip.terms
     deadline = None if terms.timeout is None else clock() + terms.timeout
     left, whose = terms.timeout, "the route's timeout"
@@ -181,18 +203,24 @@ def _tries(trip: _Trip, clock: Clock, dice: Dice, replayable: bool, until: float
         if left <= 0:
             raise trip.error(UpstreamTimeout, f"{whose} passed before the request was sent")
     while True:
-        load = trip.take(dice)
+        load = trip.take(dice, clock)
         try:
-            outcome = yield trip.send(load.endpoint, left, deadline)
+            crowded = multiplexed and not load.begin()
+            outcome = OVERFLOW if crowded else (yield trip.send(load, left, deadline))
         except BaseException:  # the driver gave up: whatever the reason, the load must go
             load.done()
             raise
         assert outcome is not None, "a Send is answered with a Response or a Failure"
         left = None if deadline is None else deadline - clock()
+        trip.settle_retry()
+        if load.protection is not None:
+            trip.judge(load, outcome, clock)
         if trip.out_of_time(outcome, left):
             load.done()
             raise trip.error(UpstreamTimeout, f"{whose} passed")
         verdict = decide(terms.retry, trip.attempt, outcome, dice, replayable=replayable)
+        if not isinstance(verdict, Final) and not trip.may_retry(load):
+            verdict = CROWDED
         if isinstance(verdict, Final):
             return trip.end(outcome, load, verdict, deadline)
         load.done()
@@ -211,6 +239,7 @@ class _Trip:
         "_destination",
         "_endpoint",
         "_limited_by_route",
+        "_retrying",
         "_route",
         "_tried",
         "attempt",
@@ -225,6 +254,7 @@ class _Trip:
         self._endpoint: Endpoint | None = None
         self._tried: frozenset[Key] = frozenset()
         self._limited_by_route = True
+        self._retrying: Breaker | None = None
         self.attempt = 0
         cluster = destination.clusters.get(chosen.cluster_name)
         if cluster is None:
@@ -233,8 +263,11 @@ class _Trip:
         self.terms = terms_of(chosen.route, request)
         self._balancer = balancer_for(destination, cluster, balancers)
 
-    def take(self, dice: Dice) -> Load:
+    def take(self, dice: Dice, clock: Clock) -> Load:
         """An endpoint for the next try, counted as busy. Raises NoHealthyUpstream."""
+        protection = self._balancer.protection
+        if protection is not None and protection.outliers is not None:
+            protection.outliers.sweep(clock())
         if self.cluster.lb_policy is LbPolicy.PASSTHROUGH:
             load: Load | None = self._balancer.passthrough(named_endpoint(self.terms.request))
         elif self._endpoint is not None:
@@ -252,7 +285,7 @@ class _Trip:
         policy = self.terms.retry
         return policy.host_selection_attempts if policy is not None and policy.avoid_previous_hosts else 0
 
-    def send(self, endpoint: Endpoint, left: float | None, deadline: float | None) -> Send:
+    def send(self, load: Load, left: float | None, deadline: float | None) -> Send:
         """The next try. `left`: seconds until the deadline of the whole exchange."""
         terms = self.terms
         self._limited_by_route = terms.per_try is None or (left is not None and left <= terms.per_try)
@@ -261,7 +294,39 @@ class _Trip:
         if limit is not None:
             # At least 1: zero would tell the upstream that there is no limit (Envoy does the same).
             headers = (*headers, (EXPECTED_TIMEOUT, str(max(1, int(limit * 1000)))))
-        return Send(endpoint, self.cluster, self.attempt, limit, headers, terms.request, deadline)
+        return Send(load.endpoint, self.cluster, self.attempt, limit, headers, terms.request, deadline, load)
+
+    def judge(self, load: Load, outcome: Response | Failure, clock: Clock) -> None:
+        """Tell outlier detection how a try went. What overflowed, or ran out of time unconnected, says nothing (Envoy)."""
+        assert load.protection is not None
+        outliers, key = load.protection.outliers, load.endpoint.key
+        if outliers is None:
+            return
+        if isinstance(outcome, Response):
+            outliers.answered(key, self._status(outcome), clock())
+        elif outcome.kind is FailureKind.CONNECT or (outcome.sent and outcome.kind is not FailureKind.OVERFLOW):
+            timed_out = outcome.kind is FailureKind.TIMEOUT
+            outliers.failed(key, clock(), connected=outcome.sent, timed_out=timed_out)
+
+    def _status(self, response: Response) -> int:
+        told = response.header("grpc-status") if is_grpc(self.terms.request) else None
+        return response.status if told is None else http_status_of(told)
+
+    def may_retry(self, load: Load) -> bool:
+        """Whether the circuit breaker allows one more try; it counts until `settle_retry`."""
+        breaker = load.protection.breaker if load.protection is not None else None
+        if breaker is None:
+            return True
+        if breaker.retry():
+            self._retrying = breaker
+            return True
+        return False
+
+    def settle_retry(self) -> None:
+        """The try that was one more is over."""
+        breaker, self._retrying = self._retrying, None
+        if breaker is not None:
+            breaker.retries.leave()
 
     def out_of_time(self, outcome: Response | Failure, left: float | None) -> bool:
         """Whether a failed try used up the route's time. Timers may fire a hair early: the limit that was set decides."""
@@ -271,7 +336,7 @@ class _Trip:
 
     def end(self, outcome: Response | Failure, load: Load, verdict: Final, deadline: float | None) -> Deliver:
         """The last try's response for the caller, or its failure raised."""
-        exhausted = "URX" if verdict.exhausted else ""
+        exhausted = UpstreamOverflow.flag if verdict is CROWDED else "URX" if verdict.exhausted else ""
         if isinstance(outcome, Response):
             flag = joined_flags(self._delayed, exhausted)
             return Deliver(self._route, self.cluster, load.endpoint, self.attempt, load, deadline, flag)
@@ -301,7 +366,7 @@ def named_endpoint(request: Request) -> Endpoint:
     return Endpoint(host.strip("[]"), int(port))
 
 
-_FLAG_ORDER = ("UH", "UT", "UF", "UC", "NR", "DI", "FI", "DC", "URX", "DPE", "UPE", "NC")
+_FLAG_ORDER = ("UH", "UT", "UF", "UC", "UO", "NR", "DI", "FI", "DC", "URX", "DPE", "UPE", "NC")
 
 
 def joined_flags(*flags: str) -> str:

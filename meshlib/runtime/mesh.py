@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING
 
 from meshlib.config.snapshot import ABSENT, EMPTY, Absent, Destination, Snapshot, listener_name
 from meshlib.errors import ControlPlaneError, MeshError
-from meshlib.inbound.admit import InboundPort
+from meshlib.inbound.admit import InboundPort, port_of
 from meshlib.runtime.addresses import own_address, reachable
 from meshlib.runtime.events import Announcement
 from meshlib.runtime.settings import Settings
 
 if TYPE_CHECKING:
+    from meshlib.config.policy import InboundListener
     from meshlib.outbound.balance import Balancers
     from meshlib.runtime.certificates import Certificates
     from meshlib.runtime.client_async import AsyncClient
@@ -85,6 +86,7 @@ class Mesh:
         self._lock = threading.Lock()
         self._parts: _Parts | None = None
         self._served: Announcement | None = None
+        self._port: tuple[InboundListener | None, InboundPort] = None, _PERMISSIVE
         self.withdrawn = False
         """A server of ours is about to end: it asks its clients to close their connections."""
         self._sync_client: SyncClient | None = None
@@ -283,7 +285,13 @@ class Mesh:
             return _PERMISSIVE
         control = parts.control
         listener = control.snapshot.inbound.get(control.announcement.inbound_name)
-        return InboundPort(listener.mode, listener.origin) if listener is not None else _PERMISSIVE
+        if listener is None:
+            return _PERMISSIVE
+        known, port = self._port
+        if known is not listener:  # prepared once for all requests; two threads may do it twice
+            port = port_of(listener)
+            self._port = listener, port
+        return port
 
     def destination(self, authority: str) -> Destination | Absent | None:
         """What is known about an authority, without waiting; None: nobody asked yet."""

@@ -16,8 +16,8 @@ from meshlib.config.snapshot import Absent, Destination
 from meshlib.errors import InvalidRequest, MeshError, Sighting, UpstreamError
 from meshlib.facts import Request
 from meshlib.outbound.hop import sanitized
-from meshlib.outbound.path import normalized
 from meshlib.outbound.route import choose
+from meshlib.path import normalized
 from meshlib.runtime import client_async
 from meshlib.runtime.mesh import Mesh
 from meshlib.runtime.settings import Settings

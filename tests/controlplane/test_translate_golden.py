@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from meshlib.config.decode import decode
-from meshlib.config.model import Assignment, Cluster, InboundListener, OutboundListener, RouteConfiguration
+from meshlib.config.model import Assignment, Cluster, OutboundListener, RouteConfiguration
+from meshlib.config.policy import InboundListener
 from meshlib.config.subscription import Kind
 from meshlib_control.model import Node, Resource, World
 from meshlib_control.translate import translate, wildcard_names

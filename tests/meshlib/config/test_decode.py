@@ -18,7 +18,6 @@ from meshlib.config.model import (
     Endpoint,
     Fault,
     HeaderMatch,
-    InboundListener,
     LbPolicy,
     Locality,
     MatchKind,
@@ -34,6 +33,7 @@ from meshlib.config.model import (
     UpstreamTls,
     WeightedCluster,
 )
+from meshlib.config.policy import InboundListener
 from meshlib.config.subscription import Kind
 from meshlib.errors import ConfigurationError
 

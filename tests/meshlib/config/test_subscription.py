@@ -11,7 +11,6 @@ from meshlib.config.model import (
     Assignment,
     Cluster,
     Endpoint,
-    InboundListener,
     MatchKind,
     OutboundListener,
     PeerMode,
@@ -22,6 +21,7 @@ from meshlib.config.model import (
     VirtualHost,
     WeightedCluster,
 )
+from meshlib.config.policy import InboundListener
 from meshlib.config.snapshot import ABSENT, Destination
 from meshlib.config.subscription import Ask, Item, Kind, Subscription, Update, Value
 

@@ -7,13 +7,21 @@ import contextvars
 import pytest
 
 from meshlib.config.model import PeerMode
-from meshlib.facts import Peer
-from meshlib.inbound.admit import Denied, InboundPort, Permit, Wire, admit, admit_connection, wire
+from meshlib.facts import Peer, Request
+from meshlib.inbound.admit import InboundPort, Wire, admit_connection, wire
 from meshlib.inbound.forwarded import forged, forwarded_client_cert
 from meshlib.inbound.sender import enter, leave, peer
+from meshlib.inbound.visit import Denied, Permit, Visit
+from meshlib.runtime.admission import admit_sync
 
 PRODUCTPAGE = Peer("spiffe://cluster.local/ns/default/sa/productpage", "10.0.0.7:51234", "ab" * 32)
 STRANGER = Peer("", "10.0.0.8:51234")
+REQUEST = Request("GET", "http", "reviews:9080", "/reviews/0")
+
+
+def admit(port: InboundPort, sender: Peer) -> Permit | Denied:
+    """The answer to a plain GET."""
+    return admit_sync(port, Visit(REQUEST, sender))
 
 
 @pytest.mark.parametrize(
@@ -29,7 +37,7 @@ STRANGER = Peer("", "10.0.0.8:51234")
 )
 def test_the_mode_of_the_port_decides_which_connections_enter(mode: PeerMode, seen: Wire, enters: bool) -> None:
     """PERMISSIVE takes both, STRICT mutual TLS only, DISABLE plain text only."""
-    assert isinstance(admit_connection(InboundPort(mode), seen), Permit if enters else Denied)
+    assert (admit_connection(InboundPort(mode), seen) is None) is enters
 
 
 def test_a_port_is_permissive_until_told_otherwise() -> None:
@@ -45,7 +53,7 @@ def test_only_a_hello_is_tls(first: int) -> None:
 
 def test_a_request_on_an_old_plain_connection_is_denied_once_strict() -> None:
     """A keep-alive connection made under PERMISSIVE does not outlive STRICT."""
-    assert admit(InboundPort(PeerMode.PERMISSIVE), STRANGER) == Permit(STRANGER)
+    assert admit(InboundPort(PeerMode.PERMISSIVE), STRANGER) == Permit(STRANGER, REQUEST, {}, [])
     denied = admit(InboundPort(PeerMode.STRICT), STRANGER)
     assert isinstance(denied, Denied)
     assert denied.status == 403
@@ -54,7 +62,7 @@ def test_a_request_on_an_old_plain_connection_is_denied_once_strict() -> None:
 @pytest.mark.parametrize("mode", PeerMode)
 def test_a_proved_peer_enters_in_every_mode(mode: PeerMode) -> None:
     """Mutual TLS proves more than any mode asks for."""
-    assert admit(InboundPort(mode), PRODUCTPAGE) == Permit(PRODUCTPAGE)
+    assert admit(InboundPort(mode), PRODUCTPAGE) == Permit(PRODUCTPAGE, REQUEST, {}, [])
 
 
 def test_xfcc_has_istios_form() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from meshlib.outbound.path import normalized
+from meshlib.path import normalized
 
 
 @pytest.mark.parametrize(

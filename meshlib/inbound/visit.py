@@ -1,0 +1,89 @@
+"""A request on its way in: what the filters of the port read and change, and how they answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from meshlib.facts import Headers, Peer, Request
+
+
+class Visit:
+    """One request while the filters decide about it.
+
+    Args:
+        request: as it arrived; filters replace it by what the application shall see.
+        local_address: `ip:port` it came in at.
+        server_name: what the client named in its TLS hello (SNI); empty: nothing.
+        now: seconds since the epoch.
+
+    Attributes:
+        metadata: Envoy's dynamic metadata: namespace -> value; one filter writes what a later one reads.
+        response_headers: to add to the response, whoever answers.
+    """
+
+    __slots__ = ("local_address", "metadata", "now", "peer", "request", "response_headers", "server_name")
+
+    def __init__(self, request: Request, peer: Peer, local_address: str = "", server_name: str = "", now: float = 0.0) -> None:
+        self.request = request
+        self.peer = peer
+        self.local_address = local_address
+        self.server_name = server_name
+        self.now = now
+        self.metadata: dict[str, Any] = {}
+        self.response_headers: list[tuple[str, str]] = []
+
+    def __repr__(self) -> str:
+        return f"<Visit {self.request.method} {self.request.path} of {self.peer.spiffe_id or self.peer.address}>"
+
+
+class Permit(NamedTuple):
+    """The request may enter. Only `admit` makes one.
+
+    A named tuple, because one is made for every request.
+
+    Args:
+        request: what the application sees: the path normalized, headers as the filters left them.
+        metadata: what the filters found out.
+        response_headers: to add to the application's response.
+    """
+
+    peer: Peer
+    request: Request
+    metadata: dict[str, Any]
+    response_headers: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """The request or connection may not enter.
+
+    Args:
+        reason: what was wrong, in one sentence, for the log.
+        status: what an HTTP request is answered with. A connection gets no answer: Istio closes it without a byte.
+        body: of the answer, plain text, and the words of a gRPC status; None: `reason`.
+        headers: to add to the answer.
+        flag: Envoy's response flag for the access log, `-` for none.
+        detail: Envoy's response code details; empty: what follows from the flag.
+    """
+
+    reason: str
+    status: int = 403
+    body: str | None = None
+    headers: Headers = ()
+    flag: str = "-"
+    detail: str = ""
+
+    @property
+    def words(self) -> str:
+        """What the client is told."""
+        return self.reason if self.body is None else self.body
+
+
+class Question:
+    """What a filter has to ask somebody else before it can decide. Each kind is a class of its own, with its answer's type."""
+
+    __slots__ = ()
+
+
+Answer = Any

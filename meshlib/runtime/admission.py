@@ -1,0 +1,59 @@
+"""Carries out `inbound.admission`, blocking or on asyncio: the filters decide, here somebody is asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from meshlib.facts import Peer, Request
+from meshlib.inbound.admit import InboundPort, admission
+from meshlib.inbound.visit import Answer, Denied, Permit, Question, Visit
+
+
+def nobody(question: Question) -> Answer:
+    """Answers nothing: for ports whose filters decide alone."""
+    raise LookupError(f"nobody answers {type(question).__name__}")
+
+
+async def nobody_async(question: Question) -> Answer:
+    """As `nobody`."""
+    return nobody(question)
+
+
+def arrived(request: Request, peer: Peer, local_address: str) -> Visit:
+    """A request that is here now."""
+    return Visit(request, peer, local_address, "", time.time())
+
+
+def admit_sync(port: InboundPort, visit: Visit, ask: Callable[[Question], Answer] = nobody) -> Permit | Denied:
+    """Whether a request may enter.
+
+    Args:
+        ask: answers what a filter asks, waiting as long as it takes; not called for filters that decide alone.
+    """
+    machine = admission(port, visit)
+    answer: Answer = None
+    try:
+        while True:
+            answer = ask(machine.send(answer))
+    except StopIteration as end:
+        found: Permit | Denied = end.value
+        return found
+    finally:
+        machine.close()
+
+
+async def admit_async(
+    port: InboundPort, visit: Visit, ask: Callable[[Question], Awaitable[Answer]] = nobody_async
+) -> Permit | Denied:
+    """As `admit_sync`, for an event loop; without a question it never suspends."""
+    machine = admission(port, visit)
+    answer: Answer = None
+    try:
+        while True:
+            answer = await ask(machine.send(answer))
+    except StopIteration as end:
+        found: Permit | Denied = end.value
+        return found
+    finally:
+        machine.close()
