@@ -1,17 +1,24 @@
 """What an operator can do: apply, look, delete, analyze, explain, hand out tokens. No HTTP, no sockets.
 
+Each act asks the gate first, and what changes something is in the history, with its author.
+
 Apply takes everything or nothing, and what is wrong in several files is told for all of them at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from meshlib.errors import ConfigurationError, MeshError
 
+from .access.gate import Gate, about, gate
+from .access.roles import Act, Subject
+from .access.token_wish import TokenWish
+from .access.words import OUR_GROUP, resource_of
 from .analyze import analyze
 from .configured import TYPES, asked_kinds
 from .effective import findings as not_effective
@@ -20,6 +27,7 @@ from .inventory import Inventory
 from .mistakes import InvalidObject
 from .model import Finding, MeshObject, ObjectKey, World
 from .presentation import change_data, finding_data, object_data, past_data, problem_data, resource_name
+from .store import Action, StoreError
 from .tokens import TokenIssuer
 
 
@@ -68,12 +76,15 @@ class Desk:
         """Grows with each change of an object."""
         return self.inventory.revision
 
-    def apply(self, manifests: Sequence[tuple[str, str]], namespace: str, author: str, *, dry_run: bool) -> dict[str, Any]:
+    def apply(
+        self, subject: Subject, manifests: Sequence[tuple[str, str]], namespace: str, client: str, *, dry_run: bool
+    ) -> dict[str, Any]:
         """Create or change objects.
 
         Args:
             manifests: file names with their texts.
             namespace: for documents that name none.
+            client: who typed, as the command says; goes into the history beside the subject.
             dry_run: check and compare only.
 
         Returns:
@@ -81,13 +92,15 @@ class Desk:
 
         Raises:
             Refused: at least one document is wrong, or belongs to the watched folder; nothing was changed.
+            Forbidden: the subject may not change one of them; nothing was changed.
             StoreError: the disk does not take it; nothing was changed.
         """
         incoming, errors = read_manifests(manifests, namespace)
         if errors:
             raise Refused(errors)
+        self._gate(subject).require_write(incoming)
         try:
-            changes = self.inventory.apply(incoming, author, dry_run=dry_run)
+            changes = self.inventory.apply(incoming, _author(subject, client), dry_run=dry_run)
         except InvalidObject as error:
             raise Refused([error]) from error
         if not dry_run:
@@ -98,39 +111,66 @@ class Desk:
             "findings": _data(_idle(incoming)),
         }
 
-    def delete(self, kind: str, namespace: str, name: str, author: str) -> str:
+    def delete(self, subject: Subject, kind: str, namespace: str, name: str, client: str) -> str:
         """Delete an object. Returns its name as kubectl prints it.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is none, or the subject may not see it.
+            Forbidden: the subject may not delete it.
             Refused: it belongs to the watched folder.
             StoreError: the disk does not take it.
         """
-        key = self._key(kind, namespace, name)
+        gate = self._gate(subject)
+        key = self._key(gate, kind, namespace, name)
+        gate.require(about("delete", key))
         try:
-            self.inventory.delete(key, author)
+            self.inventory.delete(key, _author(subject, client))
         except InvalidObject as error:
             raise Refused([error]) from error
         self.changed()
         return resource_name(key)
 
-    def objects(self, kind: str = "", namespace: str = "", name: str = "") -> list[dict[str, Any]]:
-        """Objects with their status; empty arguments mean any."""
-        world = self.world()
+    def objects(self, subject: Subject, kind: str = "", namespace: str = "", name: str = "") -> list[dict[str, Any]]:
+        """Objects with their status, as far as the subject may see them; empty arguments mean any."""
+        world, gate = self.world(), self._gate(subject)
         findings = _about(world)
         return [
-            object_data(item, findings) for key, item in sorted(world.objects.items()) if _is_asked(key, kind, namespace, name)
+            object_data(item, findings)
+            for key, item in sorted(world.objects.items())
+            if _is_asked(key, kind, namespace, name) and gate.visible(key)
         ]
 
-    def history(self, kind: str, namespace: str, name: str) -> list[dict[str, Any]]:
-        """What happened to an object, newest first. Raises NotFound."""
-        return [past_data(entry) for entry in self.inventory.history(self._key(kind, namespace, name))]
+    def history(self, subject: Subject, kind: str, namespace: str, name: str, limit: int) -> list[dict[str, Any]]:
+        """What was done, and tried, newest first; empty arguments mean any.
 
-    def analyze(self) -> list[dict[str, Any]]:
-        """Everything that `meshlib analyze` has to say about what is in force."""
-        return [*(problem_data(error) for error in self.inventory.problems), *_data(_about(self.world()))]
+        Args:
+            limit: of lines that are looked at.
+        """
+        gate = self._gate(subject)
+        entries = self.inventory.history(None, limit)
+        return [past_data(one) for one in entries if _is_asked(one.key, kind, namespace, name) and gate.visible(one.key)]
 
-    def configuration(self, name: str, types: str) -> list[dict[str, Any]]:
+    def analyze(self, subject: Subject) -> list[dict[str, Any]]:
+        """What `meshlib analyze` has to say about what is in force, and the subject may see.
+
+        Mistakes in the watched folder are told to everybody who may see all objects: they name no namespace.
+        """
+        gate = self._gate(subject)
+        problems = self.inventory.problems if gate.allows(Act("list", "*", "*")) else ()
+        visible = [one for one in _about(self.world()) if gate.visible(one.object)]
+        return [*(problem_data(error) for error in problems), *_data(visible)]
+
+    def connected(self, subject: Subject) -> list[dict[str, Any]]:
+        """Rows of `ps`, as far as the subject may see them."""
+        gate = self._gate(subject)
+        return [row for row in self.proxies() if gate.allows(Act("list", OUR_GROUP, "proxies", row["namespace"]))]
+
+    def explained(self, subject: Subject, body: Any) -> dict[str, Any]:
+        """Answers `explain`. Raises Forbidden."""
+        self._gate(subject).require(Act("create", OUR_GROUP, "explanations", body.namespace))
+        return self.explain(body)
+
+    def configuration(self, subject: Subject, name: str, types: str) -> list[dict[str, Any]]:
         """What the clients of a name were sent, acknowledged and should have; one entry per stream.
 
         Args:
@@ -144,22 +184,47 @@ class Desk:
             found = self.configurations(name, tuple(asked_kinds(types)))
         except KeyError as error:
             raise NotFound(f"there is no type {error}; choose of {', '.join(TYPES)}") from error
+        gate = self._gate(subject)
+        found = [one for one in found if gate.allows(Act("get", OUR_GROUP, "proxies", one["namespace"]))]
         if not found:
             raise NotFound(f"no client {name} is connected", "meshlib ps")
         return found
 
-    def create_token(self, namespace: str, service_account: str, lifetime: timedelta) -> dict[str, Any]:
-        """A join token. Raises SettingsError for impossible names or lifetimes."""
-        now = self.clock()
-        token = self.issuer.create(namespace, service_account, now, lifetime)
-        expires = (now + lifetime).replace(microsecond=0).isoformat().replace("+00:00", "Z")
-        return {"token": token, "namespace": namespace, "serviceAccount": service_account, "expires": expires}
+    def create_token(self, subject: Subject, wish: TokenWish) -> dict[str, Any]:
+        """A token: to join the mesh with, or to ask the API with.
 
-    def _key(self, kind: str, namespace: str, name: str) -> ObjectKey:
+        Raises:
+            SettingsError: impossible names or lifetimes.
+            Forbidden: the subject may not make it.
+            StoreError: the disk does not take the note in the history; there is no token then.
+        """
+        key = wish.key
+        self._gate(subject).require(wish.act)
+        now = self.clock()
+        token = wish.sign(self.issuer, now)
+        expires = (now + wish.lifetime).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+        answer = {"namespace": key.namespace, "serviceAccount": key.name, "expires": expires, "use": wish.use}
+        self.inventory.note(Action.ISSUED, key, subject.name, answer)
+        return {"token": token, **answer}
+
+    def _gate(self, subject: Subject) -> Gate:
+        return gate(subject, self.inventory.objects(), self._note_refusal)
+
+    def _note_refusal(self, subject: Subject, act: Act, text: str) -> None:
+        key = ObjectKey(act.group, act.resource, act.namespace, act.name)
+        with contextlib.suppress(StoreError):  # it is refused whether it can be written down or not
+            self.inventory.note(Action.REFUSED, key, subject.name, {"verb": act.verb, "reason": text})
+
+    def _key(self, gate: Gate, kind: str, namespace: str, name: str) -> ObjectKey:
         for key in self.inventory.objects():
-            if _is_asked(key, kind, namespace, name):
+            if _is_asked(key, kind, namespace, name) and gate.visible(key):
                 return key
         raise NotFound(f"there is no {kind} {namespace}/{name}")
+
+
+def _author(subject: Subject, client: str) -> str:
+    """Who did it: the subject is proved, `client` is what the command said."""
+    return f"{subject.name} ({client})" if client else subject.name
 
 
 def read_manifests(manifests: Iterable[tuple[str, str]], namespace: str) -> tuple[list[MeshObject], list[ConfigurationError]]:
@@ -196,7 +261,7 @@ def _idle(items: Iterable[MeshObject]) -> list[Finding]:
 def _is_asked(key: ObjectKey, kind: str, namespace: str, name: str) -> bool:
     wanted, _, group = kind.partition(".")
     return (
-        (not kind or (key.kind.lower() == wanted.lower() and group in ("", key.group)))
+        (not kind or (resource_of(key.kind) == resource_of(wanted) and group in ("", key.group)))
         and (not namespace or key.namespace in (namespace, ""))
         and (not name or key.name == name)
     )

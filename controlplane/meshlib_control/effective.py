@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from meshlib_control.kinds import RBAC
 from meshlib_control.mistakes import child, item, line_of
 from meshlib_control.model import Finding, MeshObject, Severity
 from meshlib_control.yaml import walk
@@ -159,6 +160,8 @@ def _of_object(found: MeshObject) -> Iterator[Finding]:
 
 def _whole_object(found: MeshObject) -> Finding | None:
     kind = found.key.kind
+    if found.key.group == RBAC:
+        return _idle_role(found)
     if not found.key.group.endswith(_MESH_GROUPS):
         text = f"{kind} is kept, but not used by the stand-alone control plane"
         return _finding(found, "", text, code=NOT_USED, severity=Severity.INFO)
@@ -169,6 +172,12 @@ def _whole_object(found: MeshObject) -> Finding | None:
     if kind == "VirtualService":
         return _idle_virtual_service(found)
     return None
+
+
+def _idle_role(found: MeshObject) -> Finding | None:
+    if not found.raw.get("aggregationRule"):
+        return None
+    return _finding(found, "aggregationRule", "roles are not aggregated: only the rules written here count", code=NOT_USED)
 
 
 def _idle_virtual_service(found: MeshObject) -> Finding | None:
@@ -182,6 +191,8 @@ def _idle_virtual_service(found: MeshObject) -> Finding | None:
 
 def _fields(found: MeshObject) -> Iterator[Finding]:
     kind = found.key.kind
+    if found.spec is None:  # roles: whatever stands in them counts
+        return
     honoured, limits = HONOURED[kind], LIMITS.get(kind, {})
     for path in _reported(found.raw.get("spec", {}), "spec", honoured):
         yield _finding(found, path, f"{_last(path)} is not effective yet")

@@ -22,9 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .access.credentials import Credentials
 from .api.app import create_app
 from .api.bodies import ExplainBody
-from .authn import Administrator, Authenticator
+from .authn import Authenticator
 from .ca import CERTIFICATE_FILE, open_authority
 from .ca_service import certificate_handler
 from .configured import configuration_data, is_called
@@ -151,7 +152,7 @@ class ControlPlane:
         started.enter_context(_exclusive(options.data))
         authority = open_authority(options.data, now, options.trust_domain)
         issuer = open_issuer(options.data)
-        administrator = Administrator(open_admin_token(options.data))
+        credentials = Credentials(open_admin_token(options.data), issuer, self._clock)
         authenticator = Authenticator(issuer, options.trust_domain, self._clock, authority.root_pem)
         inventory = started.enter_context(open_inventory(options.data, options.config))
         registry = Registry(trust_domain=options.trust_domain, roots=authority.root_pem.decode())
@@ -195,7 +196,7 @@ class ControlPlane:
         started.push_async_callback(server.stop, GRACE)
         await started.enter_async_context(kept(registry, options.data, grace))
         api = ApiServer(
-            create_app(desk, administrator, loopback=self.api.loopback), listener, None if self.api.loopback else certificate
+            create_app(desk, credentials, loopback=self.api.loopback), listener, None if self.api.loopback else certificate
         )
         await api.start()
         started.push_async_callback(api.stop)

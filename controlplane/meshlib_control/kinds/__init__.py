@@ -22,6 +22,7 @@ from meshlib_control.kinds.virtual_service import VirtualService
 
 __all__ = [
     "KINDS",
+    "RBAC",
     "AuthorizationPolicy",
     "Destination",
     "DestinationRule",
@@ -53,6 +54,7 @@ SECURITY: Final = "security.istio.io"
 TELEMETRY: Final = "telemetry.istio.io"
 EXTENSIONS: Final = "extensions.istio.io"
 GATEWAY_API: Final = "gateway.networking.k8s.io"
+RBAC: Final = "rbac.authorization.k8s.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,8 @@ _KUBERNETES: Final = (
     *_kept("autoscaling", ("v2", "v1"), "HorizontalPodAutoscaler"),
     *_kept("policy", ("v1",), "PodDisruptionBudget"),
     *_kept("discovery.k8s.io", ("v1",), "EndpointSlice"),
-    *_kept("rbac.authorization.k8s.io", ("v1",), "Role", "RoleBinding"),
-    *_kept("rbac.authorization.k8s.io", ("v1",), "ClusterRole", "ClusterRoleBinding", namespaced=False),
+    *_kept(RBAC, ("v1",), "Role", "RoleBinding"),
+    *_kept(RBAC, ("v1",), "ClusterRole", "ClusterRoleBinding", namespaced=False),
 )
 
 KINDS: Final[Mapping[tuple[str, str], Kind]] = {

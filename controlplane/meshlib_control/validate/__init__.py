@@ -11,6 +11,7 @@ from typing import Final
 from meshlib_control.mistakes import InvalidObject, Mistake, line_of
 from meshlib_control.model import MeshObject
 from meshlib_control.validate import (
+    access,
     authorization_policy,
     destination_rule,
     envoy_filter,
@@ -47,8 +48,9 @@ _CHECKS: Final[Mapping[str, Callable[[MeshObject], Iterator[Mistake]]]] = {
 
 
 def mistakes(found: MeshObject) -> list[Mistake]:
-    """Everything wrong with an object whose fields have the right types; nothing for kinds that are only kept."""
-    return [] if found.spec is None else list(_CHECKS[found.key.kind](found))
+    """Everything wrong with an object whose spec has the right types; nothing for kinds that are only kept."""
+    check_kind = access.check if found.spec is None else _CHECKS[found.key.kind]
+    return list(check_kind(found))
 
 
 def check(found: MeshObject) -> None:
