@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -185,3 +186,24 @@ async def test_a_wrong_limit_is_refused(admin):
     answer = await admin.get("/v1/history", params={"limit": "many"})
     assert answer.status_code == 400
     assert "limit=many" in answer.json()["error"]
+
+
+async def test_what_the_watched_folder_changes_is_in_the_history(tmp_path):
+    """With the file as its author's place; nobody typed a command."""
+    folder = tmp_path / "mesh"
+    folder.mkdir()
+    async with running(tmp_path, config=folder) as plane, asking(plane) as api:
+        (folder / "reviews.yaml").write_text(REVIEWS_V1)
+        assert await told(api) == ("created", "the watched folder", str(folder / "reviews.yaml"))
+        (folder / "reviews.yaml").unlink()
+        assert await told(api, 2) == ("deleted", "the watched folder", str(folder / "reviews.yaml"))
+
+
+async def told(api: httpx.AsyncClient, lines: int = 1) -> tuple[str, str, str]:
+    """The newest line of the history, once there are so many."""
+    for _ in range(200):
+        items = (await api.get("/v1/history")).json()["items"]
+        if len(items) >= lines:
+            return items[0]["action"], items[0]["author"], items[0]["file"]
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"the history has no {lines} lines after 10 s")
