@@ -12,6 +12,7 @@
     └── UpstreamError               a request left and did not come back; carries what the mesh saw
         ├── NoCluster               NC   the route names a cluster that does not exist
         ├── NoHealthyUpstream       UH   no endpoint to send to
+        ├── UpstreamOverflow        UO   a circuit breaker is open: too much is under way already
         ├── ConnectFailure          UF   no connection, or the TLS handshake failed
         ├── ConnectionTerminated    UC   the peer closed or reset before the response was complete
         ├── ProtocolFailure         UPE  the peer's bytes are not HTTP
@@ -130,6 +131,12 @@ class NoHealthyUpstream(UpstreamError):
     """The cluster has no endpoint to send to."""
 
     flag = "UH"
+
+
+class UpstreamOverflow(UpstreamError):
+    """A circuit breaker is open: as much is under way to the cluster as may be. Nothing was sent."""
+
+    flag = "UO"
 
 
 class ConnectFailure(UpstreamError):

@@ -77,6 +77,7 @@ class FailureKind(Enum):
     RESET = "UC"  # closed or reset; how far the request got is in Failure.sent
     TIMEOUT = "UT"  # the time given to this try passed
     PROTOCOL = "UPE"  # the peer's bytes are not HTTP
+    OVERFLOW = "UO"  # a circuit breaker is open: the request has not left
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshlib.config import decode_fields as fields
+from meshlib.config import decode_protection as protection
 from meshlib.config.model import Assignment, Cluster, Endpoint, LbPolicy, Locality, UpstreamTls
 from meshlib.errors import ConfigurationError
 
@@ -30,6 +31,7 @@ def cluster(message: Any) -> Cluster:
         endpoints = _endpoints(message.load_assignment, "load_assignment")
     elif kind != "ORIGINAL_DST":
         raise ConfigurationError(f"the type {kind} is not supported", field="type")
+    breakers = protection.circuit_breakers(message)
     return Cluster(
         name=message.name,
         lb_policy=_lb_policy(message, kind),
@@ -38,6 +40,10 @@ def cluster(message: Any) -> Cluster:
         tls=_upstream_tls(message),
         connect_timeout=fields.seconds(message, "connect_timeout", "") or DEFAULT_CONNECT_TIMEOUT,
         origin=fields.origin(message.metadata),
+        circuit_breakers=breakers,
+        outlier_detection=protection.outlier_detection(message),
+        panic_threshold=protection.panic_threshold(message),
+        connections=protection.connection_policy(message, breakers),
     )
 
 

@@ -11,8 +11,8 @@ Rule 1: what configuration answers (an injected abort, no route) is a response; 
 Rule 2: the route's timeout starts after an injected delay and covers all tries, their back-off and the response's body.
 Rule 3: a driver that stops early closes the generator; the endpoint's load is then released. After `Deliver` the driver owns
 it.
-Rule 4: where `Send.load` has a circuit breaker, the driver asks it for a connection and calls `Send.load.begin`; what it refuses
-is answered with Failure(OVERFLOW). With `multiplexed` there is nothing to ask, and `begin` is called here.
+Rule 4: where `Send.breaker` is set, the driver asks it for a connection and then calls `Send.load.begin`; what is refused is
+answered with `OVERFLOW`. With `multiplexed` there is nothing to ask, and `begin` is called here.
 Rule 5: a response that is followed by another `Pause` or `Send` is not delivered: the driver drops its body.
 """
 
@@ -36,9 +36,11 @@ from meshlib.errors import (
 )
 from meshlib.facts import Failure, FailureKind, Headers, Request, Response
 from meshlib.outbound import fault
-from meshlib.outbound.balance import Balancer, Balancers, Key, Load
+from meshlib.outbound.balance import Balancer, Balancers, Load
 from meshlib.outbound.hop import sanitized
-from meshlib.outbound.reply import answer, plain
+from meshlib.outbound.limits import Breaker
+from meshlib.outbound.outlier import Key
+from meshlib.outbound.reply import answer, http_status_of, is_grpc, plain
 from meshlib.outbound.retry import Final, decide
 from meshlib.outbound.route import Chosen, Dice, choose
 from meshlib.outbound.terms import ATTEMPT_COUNT, EXPECTED_TIMEOUT, terms_of

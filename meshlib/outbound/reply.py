@@ -27,6 +27,18 @@ def grpc_status_of(status: int) -> int:
     return _GRPC_STATUSES.get(status, _UNKNOWN)
 
 
+# Envoy: Grpc::Utility::grpcToHttpStatus; what is not listed is 500.
+_HTTP_STATUSES = {
+    "0": 200, "1": 499, "3": 400, "4": 504, "5": 404, "6": 409, "7": 403, "8": 429, "9": 400, "10": 409, "11": 400,
+    "12": 501, "14": 503, "16": 401,
+}  # fmt: skip
+
+
+def http_status_of(grpc_status: str) -> int:
+    """The HTTP status that says the same as a gRPC status."""
+    return _HTTP_STATUSES.get(grpc_status, 500)
+
+
 def answer(request: Request, status: int, words: bytes, grpc_status: int | None = None) -> tuple[int, Headers, bytes]:
     """Status, headers and body of an answer.
 

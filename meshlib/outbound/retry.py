@@ -4,6 +4,7 @@ Rule 1: only what `retry_on` covers is tried again. A try's timeout counts as a 
 Rule 2: an answer with `x-envoy-ratelimited` is tried again for `envoy-ratelimited` only.
 Rule 3: gRPC's conditions look at `grpc-status` in the response's headers, not in its trailers.
 Rule 4: a request whose body is gone is not tried again.
+Rule 5: what a circuit breaker refused is not tried again.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ def _answer_word(policy: RetryPolicy, response: Response) -> str:
 
 
 def _failure_words(failure: Failure) -> tuple[str, ...]:
+    if failure.kind is FailureKind.OVERFLOW:
+        return ()
     if failure.kind is FailureKind.CONNECT:
         return ("connect-failure", "reset-before-request", *_ANY_RESET)
     return _ANY_RESET if failure.sent else ("reset-before-request", *_ANY_RESET)

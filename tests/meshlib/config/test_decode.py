@@ -438,6 +438,7 @@ def test_an_eds_cluster_with_mutual_tls() -> None:
         tls=tls,
         connect_timeout=10.0,
         origin=Origin("DestinationRule default/reviews"),
+        panic_threshold=50.0,
     )
 
 
