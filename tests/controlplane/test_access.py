@@ -194,9 +194,9 @@ async def test_what_the_watched_folder_changes_is_in_the_history(tmp_path):
     folder.mkdir()
     async with running(tmp_path, config=folder) as plane, asking(plane) as api:
         (folder / "reviews.yaml").write_text(REVIEWS_V1)
-        assert await told(api) == ("created", "the watched folder", str(folder / "reviews.yaml"))
+        assert await told(api) == ("created", "the watched folder", "reviews.yaml")
         (folder / "reviews.yaml").unlink()
-        assert await told(api, 2) == ("deleted", "the watched folder", str(folder / "reviews.yaml"))
+        assert await told(api, 2) == ("deleted", "the watched folder", "reviews.yaml")
 
 
 async def told(api: httpx.AsyncClient, lines: int = 1) -> tuple[str, str, str]:
