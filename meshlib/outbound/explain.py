@@ -23,10 +23,10 @@ from meshlib.config.model import (
     VirtualHost,
 )
 from meshlib.facts import Request
+from meshlib.match import Condition, bare_path, header_values, query_parameters, unmet
 from meshlib.outbound.balance import Balancers
 from meshlib.outbound.exchange import balancer_for, named_endpoint
 from meshlib.outbound.hop import sanitized
-from meshlib.match import Condition, bare_path, header_values, query_parameters, unmet
 from meshlib.outbound.route import domain_rank, first_match, virtual_host
 from meshlib.outbound.terms import terms_of
 from meshlib.path import normalized
