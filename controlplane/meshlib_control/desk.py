@@ -59,6 +59,7 @@ class Desk:
         proxies: rows of `ps`.
         explain: answers POST /v1/explain.
         configurations: what the clients of a name were sent, by name and types; empty: nobody of that name is connected.
+        edges: who talks to whom.
         clock: the time of day, UTC.
     """
 
@@ -69,6 +70,7 @@ class Desk:
     proxies: Callable[[], list[dict[str, Any]]]
     explain: Callable[[Any], dict[str, Any]]
     configurations: Callable[[str, Sequence[str]], list[dict[str, Any]]]
+    edges: Callable[[], list[dict[str, Any]]]
     clock: Callable[[], datetime]
 
     @property
@@ -164,6 +166,20 @@ class Desk:
         """Rows of `ps`, as far as the subject may see them."""
         gate = self._gate(subject)
         return [row for row in self.proxies() if gate.allows(Act("list", OUR_GROUP, "proxies", row["namespace"]))]
+
+    def talking(self, subject: Subject, namespace: str) -> list[dict[str, Any]]:
+        """Who talks to whom, as far as the subject may see the clients.
+
+        Args:
+            namespace: of the clients; empty: any.
+        """
+        gate = self._gate(subject)
+        return [
+            edge
+            for edge in self.edges()
+            if namespace in ("", edge["client"]["namespace"])
+            and gate.allows(Act("list", OUR_GROUP, "proxies", edge["client"]["namespace"]))
+        ]
 
     def explained(self, subject: Subject, body: Any) -> dict[str, Any]:
         """Answers `explain`. Raises Forbidden."""

@@ -32,6 +32,7 @@ from .configured import configuration_data, is_called
 from .current import FILE as CURRENT_FILE
 from .current import Current
 from .desk import Desk
+from .edges import edge_data, edges
 from .errors import CannotStart
 from .explaining import asking_node, explain_request, question
 from .grpc_listener import RenewedCertificate, listen_for_certificates, listen_grpc, server_credentials
@@ -176,6 +177,7 @@ class ControlPlane:
             proxies=lambda: [proxy_data(row, self._clock().timestamp()) for row in discovery.status()],
             explain=lambda body: _explain(registry.world(inventory.objects()), registry.nodes, body),
             configurations=lambda name, kinds: _configurations(discovery, name, kinds),
+            edges=lambda: [edge_data(edge) for edge in edges(discovery.configurations(lambda _: True))],
             clock=self._clock,
         )
         # Both ports are bound before either is served: a taken one leaves nothing behind.

@@ -44,6 +44,7 @@ def create_app(desk: Desk, credentials: Credentials, *, loopback: bool) -> ASGIA
             Route("/v1/analyze", routes.analyze),
             Route("/v1/proxies", routes.proxies),
             Route("/v1/proxies/{name}/config", routes.configuration),
+            Route("/v1/edges", routes.edges),
             Route("/v1/explain", routes.explain, methods=["POST"]),
             Route("/v1/tokens", routes.create_token, methods=["POST"]),
         ],
@@ -89,6 +90,9 @@ class _Routes:
     async def configuration(self, request: Request) -> Response:
         types = request.query_params.get("type", "")
         return JSONResponse({"items": self._desk.configuration(_subject(request), request.path_params["name"], types)})
+
+    async def edges(self, request: Request) -> Response:
+        return JSONResponse({"items": self._desk.talking(_subject(request), request.query_params.get("namespace", ""))})
 
     async def explain(self, request: Request) -> Response:
         return JSONResponse(self._desk.explained(_subject(request), await read_body(request, ExplainBody)))

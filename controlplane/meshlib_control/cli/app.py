@@ -19,6 +19,7 @@ COMMANDS = {
     "history": ("history", "history"),
     "analyze": ("analyze", "analyze"),
     "ps": ("ps", "ps"),
+    "edges": ("edges", "edges"),
     "pc": ("pc", "app"),
     "explain": ("explain", "explain"),
     "ratelimit": ("ratelimit", "ratelimit"),
