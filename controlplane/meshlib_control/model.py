@@ -204,6 +204,21 @@ class Service:
     origin: ObjectKey | None = None
 
 
+class KeySource(NamedTuple):
+    """Where the keys of an issuer of tokens are.
+
+    Args:
+        uri: of its key set; empty: the issuer tells (OpenID Connect Discovery).
+        issuer: as in its tokens; empty: any.
+    """
+
+    uri: str
+    issuer: str
+
+    def __str__(self) -> str:
+        return self.uri or f"the issuer {self.issuer}"
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """Everything that translation may know, at one moment.
@@ -213,6 +228,7 @@ class World:
         services: by hostname.
         revision: grows with every new world.
         roots: PEM of the certificates that prove everybody in the mesh.
+        key_sets: keys of issuers of tokens, as far as they could be fetched: JSON Web Key Sets.
     """
 
     objects: Mapping[ObjectKey, MeshObject] = field(default_factory=lambda: MappingProxyType({}))
@@ -222,6 +238,7 @@ class World:
     domain_suffix: str = "cluster.local"
     revision: int = 0
     roots: str = ""
+    key_sets: Mapping[KeySource, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def of_kind(self, kind: str) -> list[MeshObject]:
         """Objects of a kind, oldest first, then by namespace and name: the order in which Istio lets rivals win."""
