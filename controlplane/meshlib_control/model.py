@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from meshlib.config.model import UNKNOWN_LOCALITY, Locality
+from meshlib_control.kinds.mesh_config import MeshConfig
 
 
 class ObjectKey(NamedTuple):
@@ -213,6 +214,7 @@ class World:
         services: by hostname.
         revision: grows with every new world.
         roots: PEM of the certificates that prove everybody in the mesh.
+        mesh: what holds for the mesh as a whole (`mesh_config`).
     """
 
     objects: Mapping[ObjectKey, MeshObject] = field(default_factory=lambda: MappingProxyType({}))
@@ -222,6 +224,7 @@ class World:
     domain_suffix: str = "cluster.local"
     revision: int = 0
     roots: str = ""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def of_kind(self, kind: str) -> list[MeshObject]:
         """Objects of a kind, oldest first, then by namespace and name: the order in which Istio lets rivals win."""
