@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from meshlib.config.model import UNKNOWN_LOCALITY, Locality
+from meshlib_control.kinds.mesh_config import MeshConfig
 
 
 class ObjectKey(NamedTuple):
@@ -229,6 +230,7 @@ class World:
         revision: grows with every new world.
         roots: PEM of the certificates that prove everybody in the mesh.
         key_sets: keys of issuers of tokens, as far as they could be fetched: JSON Web Key Sets.
+        mesh: what holds for the mesh as a whole (`mesh_config`).
     """
 
     objects: Mapping[ObjectKey, MeshObject] = field(default_factory=lambda: MappingProxyType({}))
@@ -239,6 +241,7 @@ class World:
     revision: int = 0
     roots: str = ""
     key_sets: Mapping[KeySource, str] = field(default_factory=lambda: MappingProxyType({}))
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def of_kind(self, kind: str) -> list[MeshObject]:
         """Objects of a kind, oldest first, then by namespace and name: the order in which Istio lets rivals win."""

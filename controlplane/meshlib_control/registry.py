@@ -17,6 +17,7 @@ from typing import Any
 
 from meshlib_control.announced import AnnouncedServices, joined
 from meshlib_control.index import IndexedWorld, indexed
+from meshlib_control.mesh_config import mesh_config
 from meshlib_control.model import MeshObject, Node, ObjectKey, Service, World
 from meshlib_control.translate.service_entry import declared_services
 
@@ -45,6 +46,13 @@ class Registry:
         self._declared_from: tuple[Any, ...] = ()
         self._listeners: list[Callable[[], None]] = []
         self._revision = 0
+
+    def trust(self, roots: str) -> None:
+        """Other roots prove everybody from now on. The next world says so."""
+        with self._lock:
+            self._empty = replace(self._empty, roots=roots)
+            self._index = replace(self._index, roots=roots)
+        self._notify()
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Calls `listener` after each change of what is registered, in the thread that made it."""
@@ -116,7 +124,8 @@ class Registry:
 
     def _indexed(self, objects: Mapping[ObjectKey, MeshObject]) -> IndexedWorld:
         if self._index.objects != objects:
-            self._index = indexed(replace(self._empty, objects=MappingProxyType(dict(objects))))
+            world = replace(self._empty, objects=MappingProxyType(dict(objects)), mesh=mesh_config(objects))
+            self._index = indexed(world)
         return self._index
 
     def _declared_services(self, known: IndexedWorld) -> tuple[Service, ...]:

@@ -15,6 +15,7 @@ from meshlib_control.kinds.common import Destination, Percent, StringMatch, Work
 from meshlib_control.kinds.destination_rule import DestinationRule
 from meshlib_control.kinds.extensions import EnvoyFilter, ProxyConfig, TrafficExtension, WasmPlugin
 from meshlib_control.kinds.gateway import Gateway, Sidecar
+from meshlib_control.kinds.mesh_config import MeshConfig
 from meshlib_control.kinds.security import AuthorizationPolicy, PeerAuthentication, RequestAuthentication
 from meshlib_control.kinds.service_entry import ServiceEntry, WorkloadEntry, WorkloadGroup
 from meshlib_control.kinds.telemetry import Telemetry
@@ -31,6 +32,7 @@ __all__ = [
     "EnvoyFilter",
     "Gateway",
     "Kind",
+    "MeshConfig",
     "PeerAuthentication",
     "Percent",
     "ProxyConfig",

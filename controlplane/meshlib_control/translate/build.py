@@ -39,8 +39,13 @@ def origin_metadata(item: MeshObject, field: str) -> dict[str, Any]:
 
     `istio` holds what Istio writes (the object's path in the API server), `meshlib` file, line and field.
     """
-    facts = {"object": str(item.key), "file": item.file, "line": line_of(item, field), "field": field}
-    return {"filter_metadata": {"istio": struct({"config": _config_path(item.key)}), "meshlib": struct(facts)}}
+    istio = struct({"config": _config_path(item.key)})
+    return {"filter_metadata": {"istio": istio, "meshlib": struct(origin_facts(item, field))}}
+
+
+def origin_facts(item: MeshObject, field: str) -> dict[str, Any]:
+    """What in which file asked for something."""
+    return {"object": str(item.key), "file": item.file, "line": line_of(item, field), "field": field}
 
 
 def line_of(item: MeshObject, field: str) -> int:

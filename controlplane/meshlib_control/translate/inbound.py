@@ -13,9 +13,11 @@ from meshlib.config.messages import message, pack
 from meshlib.config.model import PeerMode
 from meshlib_control.model import Node, Resource, World
 from meshlib_control.names import parse_inbound_name
-from meshlib_control.translate.build import origin_metadata, resource
-from meshlib_control.translate.listener import router_filter
-from meshlib_control.translate.peer_authentication import PeerRule, peer_rule
+from meshlib_control.translate.build import resource
+from meshlib_control.translate.http_filters import inbound_http_filters
+from meshlib_control.translate.inbound_origin import inbound_metadata, inbound_sources
+from meshlib_control.translate.path_normalization import path_normalization
+from meshlib_control.translate.peer_authentication import peer_rule
 from meshlib_control.translate.route_match import ANY_PATH
 from meshlib_control.translate.tls import downstream_socket
 
@@ -30,18 +32,18 @@ def inbound_listener(world: World, node: Node, name: str) -> Resource | None:
     body = message("envoy.config.listener.v3.Listener")(
         name=name,
         address={"socket_address": {"address": address, "port_value": port}},
-        filter_chains=list(_chains(node, rule.mode, name)),
+        filter_chains=list(_chains(node, rule.mode, _connection_manager(world, node, name, port))),
         traffic_direction="INBOUND",
-        metadata=_metadata(rule),
+        metadata=inbound_metadata(world, node, rule, [port]),
         # Reads the first bytes, so that Envoy can choose between the chains.
         listener_filters=[_tls_inspector()] if rule.mode is PeerMode.PERMISSIVE and node.kind == "envoy" else [],
     )
-    return resource(name, body, (rule.item.key,) if rule.item else ())
+    return resource(name, body, inbound_sources(world, node, [rule], [port]))
 
 
-def _chains(node: Node, mode: PeerMode, name: str) -> Iterator[dict[str, Any]]:
+def _chains(node: Node, mode: PeerMode, manager: dict[str, Any]) -> Iterator[dict[str, Any]]:
     grpc = node.kind == "grpc"
-    filters = [_connection_manager(name)]
+    filters = [manager]
     permissive = mode is PeerMode.PERMISSIVE and not grpc
     if mode is PeerMode.STRICT or permissive:
         match = {"filter_chain_match": {"transport_protocol": "tls"}} if permissive else {}
@@ -51,18 +53,15 @@ def _chains(node: Node, mode: PeerMode, name: str) -> Iterator[dict[str, Any]]:
         yield {"name": "plain", "filters": filters, **match}
 
 
-def _connection_manager(name: str) -> dict[str, Any]:
+def _connection_manager(world: World, node: Node, name: str, port: int) -> dict[str, Any]:
     everything = {"match": ANY_PATH, "non_forwarding_action": {}}
     manager = message("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager")(
         stat_prefix="inbound",
         route_config={"name": name, "virtual_hosts": [{"name": "inbound", "domains": ["*"], "routes": [everything]}]},
-        http_filters=[router_filter()],
+        http_filters=inbound_http_filters(world, node, port),
+        **path_normalization(world),
     )
     return {"name": "envoy.filters.network.http_connection_manager", "typed_config": pack(manager)}
-
-
-def _metadata(rule: PeerRule) -> dict[str, Any]:
-    return origin_metadata(rule.item, rule.field) if rule.item else {}
 
 
 def _tls_inspector() -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from meshlib_control.model import Service, World
+from meshlib_control.kinds.common import TargetReference
+from meshlib_control.model import MeshObject, Node, Service, World
 
 
 def visibility(export_to: Sequence[str], home: str, client: str) -> int | None:
@@ -35,3 +36,22 @@ def service_visible(world: World, service: Service, client: str) -> bool:
 def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     """Whether every label of the selector is there. An empty selector selects everything."""
     return all(labels.get(name) == value for name, value in selector.items())
+
+
+def attached(item: MeshObject, node: Node, port: int) -> bool:
+    """Whether a policy of the security kinds is for a workload's port, by `selector` or by `targetRefs`.
+
+    Istio's sidecars leave a policy with targetRefs to the waypoint of its Service. There are no waypoints here: who serves the
+    Service obeys the policy, at the port where it serves it. Other targets have nobody to obey them.
+    """
+    spec = item.spec
+    targets = spec.target_refs or ((spec.target_ref,) if spec.target_ref else ())
+    if not targets:
+        return selects(spec.selector.match_labels if spec.selector else {}, node.labels)
+    return any(_serves(target, node, port) for target in targets) and item.key.namespace == node.namespace
+
+
+def _serves(target: TargetReference, node: Node, port: int) -> bool:
+    if (target.group, target.kind) not in {("", "Service"), ("core", "Service")}:
+        return False
+    return any(entry.service == target.name and entry.target_port == port for entry in node.registrations)

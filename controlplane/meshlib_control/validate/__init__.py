@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from meshlib_control import mesh_config
 from meshlib_control.mistakes import InvalidObject, Mistake, line_of
 from meshlib_control.model import MeshObject
 from meshlib_control.validate import (
@@ -48,7 +49,9 @@ _CHECKS: Final[Mapping[str, Callable[[MeshObject], Iterator[Mistake]]]] = {
 
 
 def mistakes(found: MeshObject) -> list[Mistake]:
-    """Everything wrong with an object whose spec has the right types; nothing for kinds that are only kept."""
+    """Everything wrong with an object whose fields have the right types; nothing for kinds that are only kept."""
+    if found.key == mesh_config.KEY:
+        return list(mesh_config.mistakes(found))
     check_kind = access.check if found.spec is None else _CHECKS[found.key.kind]
     return list(check_kind(found))
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from meshlib.config.messages import message, pack
+from meshlib_control.model import World
 from meshlib_control.translate.build import duration
+from meshlib_control.translate.path_normalization import path_normalization
 
 _MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def connection_manager(stat_prefix: str, http_filters: Sequence[dict[str, Any]], **facts: Any) -> dict[str, Any]:
+def connection_manager(world: World, stat_prefix: str, http_filters: Sequence[dict[str, Any]], **facts: Any) -> dict[str, Any]:
     """The filter that speaks HTTP.
 
     Args:
@@ -23,7 +25,7 @@ def connection_manager(stat_prefix: str, http_filters: Sequence[dict[str, Any]],
         http_filters=http_filters,
         # The caller is the program itself or a peer; addresses in x-forwarded-for are kept as they come (Istio).
         use_remote_address={"value": False},
-        normalize_path={"value": True},
+        **path_normalization(world),
         stream_idle_timeout=duration(0),
         upgrade_configs=[{"upgrade_type": "websocket"}],
         **facts,

@@ -13,12 +13,14 @@ from meshlib.config.messages import message
 from meshlib.config.model import PeerMode
 from meshlib_control.model import Node, Registration, Resource, World
 from meshlib_control.names import service_hostname
-from meshlib_control.translate.build import duration, origin_metadata, resource
+from meshlib_control.translate.authorization import network_filters
+from meshlib_control.translate.build import duration, resource
 from meshlib_control.translate.envoy import filters, names
 from meshlib_control.translate.envoy.clusters import HTTP2_PROTOCOLS
 from meshlib_control.translate.envoy.tls import downstream_socket
-from meshlib_control.translate.listener import router_filter
-from meshlib_control.translate.peer_authentication import PeerRule, peer_rule
+from meshlib_control.translate.http_filters import inbound_http_filters
+from meshlib_control.translate.inbound_origin import inbound_metadata, inbound_sources
+from meshlib_control.translate.peer_authentication import peer_rule
 from meshlib_control.translate.route_configuration import HTTP_PROTOCOLS
 from meshlib_control.translate.route_match import ANY_PATH
 
@@ -60,15 +62,16 @@ def _port_listener(world: World, node: Node, entry: Registration, name: str) -> 
         traffic_direction="INBOUND",
         listener_filters=[filters.tls_inspector()],
         filter_chains=list(_chains(world, node, entry, rule.mode)),
-        metadata=origin_metadata(rule.item, rule.field) if rule.item else {},
+        metadata=inbound_metadata(world, node, rule, [entry.target_port]),
     )
-    return resource(name, body, (rule.item.key,) if rule.item else ())
+    return resource(name, body, inbound_sources(world, node, [rule], [entry.target_port]))
 
 
 def _virtual_inbound(world: World, node: Node) -> Resource:
     ports = list({entry.target_port: entry for entry in node.registrations}.values())
     rules = [peer_rule(world, node.namespace, node.labels, entry.target_port) for entry in ports]
     everything_else = peer_rule(world, node.namespace, node.labels, NO_PORT)
+    numbers = [NO_PORT, *(entry.target_port for entry in ports)]
     chains = [_black_hole()]
     for entry, rule in zip(ports, rules, strict=True):
         chains += [_for_port(chain, entry.target_port) for chain in _chains(world, node, entry, rule.mode)]
@@ -81,14 +84,9 @@ def _virtual_inbound(world: World, node: Node) -> Resource:
         # Istio: a silent client of a protocol where the server speaks first is no reason to close.
         listener_filters_timeout=duration(0),
         filter_chains=chains,
-        metadata=_origin(everything_else),
+        metadata=inbound_metadata(world, node, everything_else, numbers),
     )
-    decisive = (rule.item.key for rule in (everything_else, *rules) if rule.item)
-    return resource(names.VIRTUAL_INBOUND, body, decisive)
-
-
-def _origin(rule: PeerRule) -> dict[str, Any]:
-    return origin_metadata(rule.item, rule.field) if rule.item else {}
+    return resource(names.VIRTUAL_INBOUND, body, inbound_sources(world, node, [everything_else, *rules], numbers))
 
 
 def _black_hole() -> Chain:
@@ -104,13 +102,14 @@ def _for_port(chain: Chain, port: int) -> Chain:
 
 def _chains(world: World, node: Node, entry: Registration, mode: PeerMode) -> Iterator[Chain]:
     name = names.listener_name(names.ANY_ADDRESS, entry.target_port)
-    chain = {"name": name, "filters": [_filter(world, node, entry, name)]}
+    chain = {"name": name, "filters": _filters(world, node, entry, name)}
     yield from _accepting(world, node, chain, mode, tls_is_the_programs=entry.protocol.lower() not in HTTP_PROTOCOLS)
 
 
 def _passing(world: World, node: Node, mode: PeerMode) -> Iterator[Chain]:
     """Ports that nobody registered: the program may listen there all the same."""
-    chain = {"name": names.VIRTUAL_INBOUND, "filters": [filters.tcp_proxy(names.INBOUND_PASSTHROUGH)]}
+    passing = [*network_filters(world, node, NO_PORT), filters.tcp_proxy(names.INBOUND_PASSTHROUGH)]
+    chain = {"name": names.VIRTUAL_INBOUND, "filters": passing}
     yield from _accepting(world, node, chain, mode, tls_is_the_programs=True)
 
 
@@ -131,19 +130,21 @@ def _accepting(world: World, node: Node, chain: Chain, mode: PeerMode, *, tls_is
     yield {**chain, "filter_chain_match": {"transport_protocol": "raw_buffer"}}
 
 
-def _filter(world: World, node: Node, entry: Registration, name: str) -> dict[str, Any]:
+def _filters(world: World, node: Node, entry: Registration, name: str) -> list[dict[str, Any]]:
     cluster = names.inbound_cluster(entry.target_port)
     if entry.protocol.lower() not in HTTP_PROTOCOLS:
-        return filters.tcp_proxy(cluster)
-    return filters.connection_manager(
+        return [*network_filters(world, node, entry.target_port), filters.tcp_proxy(cluster)]
+    manager = filters.connection_manager(
+        world,
         f"inbound_{name}",
-        [router_filter()],
+        inbound_http_filters(world, node, entry.target_port),
         route_config=_routes(world, node, entry, cluster),
         server_name="istio-envoy",
         # Istio: a peer's own statement is appended to what it forwards; without mutual TLS Envoy removes the header.
         forward_client_cert_details="APPEND_FORWARD",
         set_current_client_cert_details={"subject": {"value": True}, "uri": True, "dns": True},
     )
+    return [manager]
 
 
 def _routes(world: World, node: Node, entry: Registration, cluster: str) -> dict[str, Any]:

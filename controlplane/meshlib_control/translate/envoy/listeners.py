@@ -37,10 +37,10 @@ def listener(world: World, node: Node, name: str) -> Resource | None:
     if name == names.VIRTUAL_OUTBOUND:
         return _virtual_outbound() if node.proxying.transparent else None
     if name == names.HTTP_PROXY:
-        return _http_proxy(node)
+        return _http_proxy(world, node)
     port = names.outbound_port(name, _outbound_address(node))
     known = port is not None and port in _outbound_ports(world, node)
-    return _http_listener(node, name, port) if port is not None and known else None
+    return _http_listener(world, node, name, port) if port is not None and known else None
 
 
 def _outbound_address(node: Node) -> str:
@@ -73,9 +73,9 @@ def _virtual_outbound() -> Resource:
     return resource(names.VIRTUAL_OUTBOUND, body)
 
 
-def _http_listener(node: Node, name: str, port: int) -> Resource:
+def _http_listener(world: World, node: Node, name: str, port: int) -> Resource:
     transparent = node.proxying.transparent
-    manager = _manager(name, str(port))
+    manager = _manager(world, name, str(port))
     body = message("envoy.config.listener.v3.Listener")(
         name=name,
         address=filters.socket_address(_outbound_address(node), port if transparent else _explicit_port(node, port)),
@@ -99,7 +99,7 @@ def _explicit_port(node: Node, port: int) -> int:
     return dict(node.proxying.explicit_ports or ()).get(port, port)
 
 
-def _http_proxy(node: Node) -> Resource | None:
+def _http_proxy(world: World, node: Node) -> Resource | None:
     port = node.proxying.http_proxy_port
     if port is None:
         return None
@@ -107,13 +107,14 @@ def _http_proxy(node: Node) -> Resource | None:
         name=names.HTTP_PROXY,
         address=filters.socket_address(names.LOOPBACK, port),
         traffic_direction="OUTBOUND",
-        filter_chains=[{"filters": [_manager(names.HTTP_PROXY, names.HTTP_PROXY)]}],
+        filter_chains=[{"filters": [_manager(world, names.HTTP_PROXY, names.HTTP_PROXY)]}],
     )
     return resource(names.HTTP_PROXY, body)
 
 
-def _manager(listener_name: str, routes: str) -> dict[str, Any]:
+def _manager(world: World, listener_name: str, routes: str) -> dict[str, Any]:
     return filters.connection_manager(
+        world,
         f"outbound_{listener_name}",
         [fault_filter(), router_filter()],
         rds={"config_source": ADS, "route_config_name": routes},

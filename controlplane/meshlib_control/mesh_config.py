@@ -1,0 +1,73 @@
+"""What holds for the mesh as a whole: Istio's MeshConfig, where Istio keeps it.
+
+    apiVersion: v1
+    kind: ConfigMap
+    metadata: {name: istio, namespace: istio-system}
+    data:
+      mesh: |-
+        pathNormalization: {normalization: MERGE_SLASHES}
+
+The entry is a text, so mistakes inside are reported in the line where it begins, with their place inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from meshlib_control import yaml
+from meshlib_control.kinds import MeshConfig, schema
+from meshlib_control.kinds.mesh_config import OTHER_FIELDS
+from meshlib_control.mistakes import InvalidObject, Mistake, child, did_you_mean
+from meshlib_control.model import MeshObject, ObjectKey
+
+KEY: Final = ObjectKey("", "ConfigMap", "istio-system", "istio")
+FIELD: Final = "data.mesh"
+
+_UNDERSTOOD: Final = frozenset(field.encode_name for field in msgspec.structs.fields(MeshConfig))
+
+
+def mesh_config(objects: Mapping[ObjectKey, MeshObject]) -> MeshConfig:
+    """The mesh configuration among these objects, or Istio's defaults.
+
+    One with mistakes, kept from a version that did not look at it, counts as none: the defaults are the strict ones.
+    """
+    found = objects.get(KEY)
+    if found is None or any(mistakes(found)):
+        return MeshConfig()
+    return schema.build(MeshConfig, _understood(_written(found)))
+
+
+def mistakes(found: MeshObject) -> Iterator[Mistake]:
+    """Everything wrong with the ConfigMap."""
+    try:
+        written = _written(found)
+    except InvalidObject as error:
+        yield Mistake(FIELD, str(error))
+        return
+    if not isinstance(written, dict):
+        yield Mistake(FIELD, "must be a text of YAML with keys and values")
+        return
+    for key in written:
+        if key not in _UNDERSTOOD | OTHER_FIELDS:
+            yield Mistake(child(FIELD, key), f'unknown field "{key}"', did_you_mean(key, _UNDERSTOOD | OTHER_FIELDS))
+    yield from schema.mistakes(MeshConfig, _understood(written), FIELD)
+
+
+def idle_fields(found: MeshObject) -> list[str]:
+    """Paths of what is set and does nothing yet."""
+    return [child(FIELD, key) for key, value in _written(found).items() if value and key in OTHER_FIELDS]
+
+
+def _written(found: MeshObject) -> Any:
+    """The entry as plain data; an empty one is an empty configuration."""
+    text = (found.raw.get("data") or {}).get("mesh", "")
+    if not isinstance(text, str):
+        return None
+    return next((document.data for document in yaml.load(text)), {})
+
+
+def _understood(written: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in written.items() if key in _UNDERSTOOD}

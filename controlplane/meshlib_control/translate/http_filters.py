@@ -1,0 +1,24 @@
+"""The HTTP filters of an inbound listener, in Istio's order, for all kinds of client.
+
+    CUSTOM -> AUDIT -> DENY -> ALLOW -> router
+
+Each topic's file gives its own filters; what grpcio cannot do, it leaves out or makes stricter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshlib_control.model import Node, World
+from meshlib_control.translate.authorization import authorization_filters, custom_filters
+from meshlib_control.translate.listener import router_filter
+
+
+def inbound_http_filters(world: World, node: Node, port: int) -> list[dict[str, Any]]:
+    """The filters that a request to a port meets, the router last.
+
+    Args:
+        node: whose port it is.
+        port: where the workload listens.
+    """
+    return [*custom_filters(world, node, port), *authorization_filters(world, node, port), router_filter()]
