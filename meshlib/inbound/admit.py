@@ -18,9 +18,11 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
+from meshlib.config.jwt import JwtAuthn
 from meshlib.config.model import Origin, PeerMode
 from meshlib.config.policy import AS_WRITTEN, Filter, InboundListener, Normalization
 from meshlib.facts import Peer
+from meshlib.inbound.jwt import TokenCheck
 from meshlib.inbound.normalize import normalize
 from meshlib.inbound.visit import Answer, Denied, Permit, Question, Visit
 
@@ -33,7 +35,9 @@ def _deciding(decide: Callable[[Any, Visit], Denied | Asking | None]) -> Callabl
     return lambda one: partial(decide, one)
 
 
-_STEPS: Mapping[type[Filter], Callable[[Any], Step]] = {}
+_STEPS: Mapping[type[Filter], Callable[[Any], Step]] = {
+    JwtAuthn: TokenCheck,
+}
 """What each kind of filter does; called once for a port, so that what can be prepared is."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from meshlib_control.model import Node, ObjectKey, World
+from meshlib_control.translate import request_authentication
 from meshlib_control.translate.authorization import policies, policy_origins
 from meshlib_control.translate.build import origin_metadata, struct
 from meshlib_control.translate.peer_authentication import PeerRule
@@ -27,3 +28,4 @@ def inbound_sources(world: World, node: Node, rules: Sequence[PeerRule], ports: 
     """The objects that a listener was made of."""
     yield from (rule.item.key for rule in rules if rule.item)
     yield from (item.key for port in ports for item in policies(world, node, port))
+    yield from (item.key for port in ports for item in request_authentication.policies(world, node, port))
