@@ -11,14 +11,13 @@ Rule 4: a token that was proved is not proved again while this configuration, wi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final
 
 from meshlib.config.jwt import AllOf, AnyOf, JwtAuthn, JwtProvider, Provided, Requirement
 from meshlib.facts import Request
 from meshlib.identity.jwk import read_keys
 from meshlib.identity.jwt import JwtProblem, JwtRefused, check_audiences, check_signature, check_time, read
-from meshlib.inbound.jwt_location import tokens, without_token
+from meshlib.inbound.jwt_location import tokens, with_headers, without_token
 from meshlib.inbound.jwt_output import Proved, proved
 from meshlib.inbound.recent import Recent
 from meshlib.inbound.visit import Denied, Visit
@@ -96,7 +95,7 @@ class _Provider:
             except JwtRefused as refused:
                 return refused.problem
             if good.headers:
-                visit.request = replace(visit.request, headers=(*visit.request.headers, *good.headers))
+                visit.request = with_headers(visit.request, (*visit.request.headers, *good.headers))
             if not provider.forward:
                 visit.request = without_token(location, visit.request)
             if provider.metadata_key:
@@ -137,8 +136,8 @@ def _plain(names: Iterable[str]) -> frozenset[str]:
 
 def _without(request: Request, names: frozenset[str]) -> Request:
     """The request without headers of these plain names. CGI's rule, which WSGI keeps, makes `_` of `-`: both count."""
-    kept = tuple(header for header in request.headers if header[0].replace("_", "-") not in names)
-    return request if len(kept) == len(request.headers) else replace(request, headers=kept)
+    kept = [header for header in request.headers if header[0].replace("_", "-") not in names]
+    return request if len(kept) == len(request.headers) else with_headers(request, kept)
 
 
 def _is_preflight(request: Request) -> bool:
