@@ -6,6 +6,7 @@ This is the public door; what is not named here may change without notice. Nothi
     mesh = meshlib.default()            # from MESHLIB_* in the environment
     peer = meshlib.peer()               # who called, inside a request handler
     context = meshlib.context()         # request id and trace of the request being handled
+    meshlib.limit("exports", user=7)    # whether a rate limit of the configuration has room for this; limit_async to await
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from meshlib.errors import ConfigurationError, MeshError, UpstreamError
     from meshlib.facts import Peer, Request, Response
     from meshlib.inbound import peer
+    from meshlib.runtime.application_limit import limit, limit_async
     from meshlib.runtime.mesh import Mesh, default
     from meshlib.runtime.settings import Settings
     from meshlib.telemetry.context import current as context
@@ -37,6 +39,8 @@ __all__ = [
     "context",
     "default",
     "errors",
+    "limit",
+    "limit_async",
     "peer",
 ]
 
@@ -51,6 +55,8 @@ _PLACES = {
     "UpstreamError": ("meshlib.errors", "UpstreamError"),
     "context": ("meshlib.telemetry.context", "current"),
     "default": ("meshlib.runtime.mesh", "default"),
+    "limit": ("meshlib.runtime.application_limit", "limit"),
+    "limit_async": ("meshlib.runtime.application_limit", "limit_async"),
     "peer": ("meshlib.inbound", "peer"),
 }
 

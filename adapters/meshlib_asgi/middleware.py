@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import meshlib
@@ -11,7 +12,7 @@ from meshlib.errors import MeshError
 from meshlib.inbound.forwarded import forwarded_client_cert
 from meshlib.inbound.sender import enter, leave
 from meshlib.inbound.visit import Denied
-from meshlib.runtime.admission import admit_async, arrived
+from meshlib.runtime.admission import admit_async, answer_async, arrived
 from meshlib_asgi._convert import GONE, App, Message, Receive, Scope, Send, address, admitted, peer_of, raw_headers, request_of
 
 if TYPE_CHECKING:
@@ -130,8 +131,9 @@ class _Arrival:
             self._record.close()
 
     async def _admit(self, app: App) -> None:
-        visit = arrived(self._request, self.peer, address(self._scope.get("server")))
-        answer = await admit_async(self._mesh.inbound, visit)
+        mesh = self._mesh
+        visit = arrived(self._request, self.peer, address(self._scope.get("server")), mesh.counting)
+        answer = await admit_async(mesh.inbound, visit, partial(answer_async, mesh))
         self._record.request = visit.request
         if isinstance(answer, Denied):
             await self._refuse(answer)

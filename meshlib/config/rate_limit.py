@@ -1,7 +1,7 @@
 """How many requests may enter: Envoy's two rate limit filters as plain frozen values.
 
-An action says what of a request counts as an entry; the entries of a rule's actions make a descriptor. The local filter finds a
-bucket of this process by it, the global one asks a service about it.
+An action says what of a request counts as an entry; the entries of a rule's actions make a descriptor. The local filter finds
+a bucket of this process by it, the global one asks a service about it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meshlib.config.model import HeaderMatch, Origin, QueryMatch
+from meshlib.config.policy import Filter
 from meshlib.facts import Headers
 
 Entries = tuple[tuple[str, str], ...]
@@ -145,6 +146,9 @@ Action = (
     | PeerIdentity
 )
 
+OF_APPLICATION = "meshlib.application"
+"""The namespace of metadata that holds what the application gives for its own limits."""
+
 Rule = tuple[Action, ...]
 """The actions of one descriptor. One that has nothing to give and is not optional takes the whole descriptor away (Envoy)."""
 
@@ -158,7 +162,7 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalRateLimit:
+class LocalRateLimit(Filter):
     """`envoy.filters.http.local_ratelimit`: buckets of this process.
 
     Args:
@@ -192,7 +196,7 @@ class LocalRateLimit:
 
 
 @dataclass(frozen=True, slots=True)
-class GlobalRateLimit:
+class GlobalRateLimit(Filter):
     """`envoy.filters.http.ratelimit`: a service that counts for many processes is asked.
 
     Args:

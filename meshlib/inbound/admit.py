@@ -21,9 +21,11 @@ from typing import Any
 from meshlib.config.jwt import JwtAuthn
 from meshlib.config.model import Origin, PeerMode
 from meshlib.config.policy import AS_WRITTEN, Filter, InboundListener, Normalization
+from meshlib.config.rate_limit import GlobalRateLimit, LocalRateLimit
 from meshlib.facts import Peer
 from meshlib.inbound.jwt import TokenCheck
 from meshlib.inbound.normalize import normalize
+from meshlib.inbound.rate_limit import ask_global, decide_local
 from meshlib.inbound.visit import Answer, Denied, Permit, Question, Visit
 
 Asking = Generator[Question, Answer, Denied | None]
@@ -35,8 +37,15 @@ def _deciding(decide: Callable[[Any, Visit], Denied | Asking | None]) -> Callabl
     return lambda one: partial(decide, one)
 
 
-_STEPS: Mapping[type[Filter], Callable[[Any], Step]] = {
+def _limiting(decide: Callable[[Any, Visit], Denied | Asking | None]) -> Callable[[Any], Step | None]:
+    """As `_deciding`; what the application asks for by itself is no step."""
+    return lambda one: None if one.of_application else partial(decide, one)
+
+
+_STEPS: Mapping[type[Filter], Callable[[Any], Step | None]] = {
     JwtAuthn: TokenCheck,
+    LocalRateLimit: _limiting(decide_local),
+    GlobalRateLimit: _limiting(ask_global),
 }
 """What each kind of filter does; called once for a port, so that what can be prepared is."""
 
@@ -52,7 +61,8 @@ class InboundPort:
     steps: tuple[Step, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", tuple(_STEPS[type(one)](one) for one in self.filters))
+        steps = (_STEPS[type(one)](one) for one in self.filters)
+        object.__setattr__(self, "steps", tuple(step for step in steps if step is not None))
 
 
 def port_of(listener: InboundListener) -> InboundPort:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshlib.facts import Headers, Peer, Request
+
+if TYPE_CHECKING:
+    from meshlib.inbound.rate_limit import Counting
 
 
 class Visit:
@@ -16,20 +19,30 @@ class Visit:
         local_address: `ip:port` it came in at.
         server_name: what the client named in its TLS hello (SNI); empty: nothing.
         now: seconds since the epoch.
+        counting: what rate limits count with; None: nothing is limited.
 
     Attributes:
         metadata: Envoy's dynamic metadata: namespace -> value; one filter writes what a later one reads.
         response_headers: to add to the response, whoever answers.
     """
 
-    __slots__ = ("local_address", "metadata", "now", "peer", "request", "response_headers", "server_name")
+    __slots__ = ("counting", "local_address", "metadata", "now", "peer", "request", "response_headers", "server_name")
 
-    def __init__(self, request: Request, peer: Peer, local_address: str = "", server_name: str = "", now: float = 0.0) -> None:
+    def __init__(
+        self,
+        request: Request,
+        peer: Peer,
+        local_address: str = "",
+        server_name: str = "",
+        now: float = 0.0,
+        counting: Counting | None = None,
+    ) -> None:
         self.request = request
         self.peer = peer
         self.local_address = local_address
         self.server_name = server_name
         self.now = now
+        self.counting = counting
         self.metadata: dict[str, Any] = {}
         self.response_headers: list[tuple[str, str]] = []
 
@@ -65,6 +78,7 @@ class Denied:
         headers: to add to the answer.
         flag: Envoy's response flag for the access log, `-` for none.
         detail: Envoy's response code details; empty: what follows from the flag.
+        grpc_status: what a gRPC call ends with; None: what follows from the status.
     """
 
     reason: str
@@ -73,6 +87,7 @@ class Denied:
     headers: Headers = ()
     flag: str = "-"
     detail: str = ""
+    grpc_status: int | None = None
 
     @property
     def words(self) -> str:

@@ -18,21 +18,26 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+from meshlib.config.rate_limit import LocalRateLimit
 from meshlib.config.snapshot import ABSENT, EMPTY, Absent, Destination, Snapshot, listener_name
 from meshlib.errors import ControlPlaneError, MeshError
 from meshlib.inbound.admit import InboundPort, port_of
 from meshlib.runtime.addresses import own_address, reachable
 from meshlib.runtime.events import Announcement
+from meshlib.runtime.node import node_cluster
 from meshlib.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from meshlib.config.policy import InboundListener
+    from meshlib.inbound.buckets import Buckets
+    from meshlib.inbound.rate_limit import Counting
     from meshlib.outbound.balance import Balancers
     from meshlib.runtime.certificates import Certificates
     from meshlib.runtime.client_async import AsyncClient
     from meshlib.runtime.client_sync import SyncClient
     from meshlib.runtime.control import Control
     from meshlib.runtime.enrolment import Enrolment
+    from meshlib.runtime.rate_limit import RateLimitServices
     from meshlib.runtime.stats import StatsServer
     from meshlib.telemetry.records import Telemetry
 
@@ -131,6 +136,21 @@ class Mesh:
 
         return Balancers()
 
+    @cached_property
+    def counting(self) -> Counting:
+        """What the rate limits of our port count with. A forked child has its own: it starts with full buckets."""
+        from meshlib.inbound.buckets import Buckets
+        from meshlib.inbound.rate_limit import Counting
+
+        return Counting(Buckets(time.monotonic, threading.Lock()), random.random, node_cluster(self.settings))
+
+    @cached_property
+    def rate_limit_services(self) -> RateLimitServices:
+        """Who is asked for limits that many processes share."""
+        from meshlib.runtime.rate_limit import RateLimitServices
+
+        return RateLimitServices(self)
+
     def client(self) -> SyncClient:
         """The client for threads; one per mesh."""
         from meshlib.runtime.client_sync import SyncClient
@@ -196,7 +216,7 @@ class Mesh:
             own_address(settings),
             partial(Stream, Credential(settings.read_token, certificates, time.time, enrolment.replace)),
             random.random,
-            on_change=lambda snapshot: balancers.keep(snapshot.clusters),
+            on_change=partial(_keep, balancers, self.counting.buckets),
         )
         stats = None
         if settings.stats_address:
@@ -362,10 +382,18 @@ class Mesh:
     def _after_fork_in_child(self) -> None:
         # The parent's objects are kept, not freed: destroying gRPC's halves of threads that did not come along could hang.
         _left_behind.append((self._parts, self._sync_client))
+        _left_behind.extend(self.__dict__.pop(name, None) for name in ("counting", "rate_limit_services"))
         certificates: Certificates | None = self.__dict__.get("certificates")  # not made here if nobody asked for it yet
         if certificates is not None:
             certificates.after_fork()
         self._begin()
+
+
+def _keep(balancers: Balancers, buckets: Buckets, snapshot: Snapshot) -> None:
+    """What was counted for a configuration that has gone is forgotten."""
+    balancers.keep(snapshot.clusters)
+    filters = (one for listener in snapshot.inbound.values() for one in listener.filters)
+    buckets.keep(one for one in filters if isinstance(one, LocalRateLimit))
 
 
 _all: weakref.WeakSet[Mesh] = weakref.WeakSet()
