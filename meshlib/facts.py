@@ -40,7 +40,7 @@ class Request:
     def header(self, name: str) -> str | None:
         """The value of a header, several joined by a comma as HTTP allows; None if absent.
 
-        Not for matching: Envoy 1.40 compares each line for itself, and so does `outbound/match`.
+        Not for matching: Envoy 1.40 compares each line for itself, and so does `meshlib.match`.
         Pseudo headers `:method`, `:authority`, `:path` and `:scheme` are headers too, as in Envoy.
         """
         if name.startswith(":"):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from meshlib.config.model import RetryPolicy
 from meshlib.facts import Failure, FailureKind, Response
-from meshlib.outbound.match import header_matches
+from meshlib.match import header_matches
 from meshlib.outbound.route import Dice
 
 if TYPE_CHECKING:

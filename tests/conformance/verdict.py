@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from meshlib.outbound.match import ONE_LINE
+from meshlib.match import ONE_LINE
 from meshlib.outbound.reply import grpc_status_of
 from tests.conformance.cases import Asked
 from tests.conformance.echo import ATTEMPT, CASE, SCRIPT, Arrival
