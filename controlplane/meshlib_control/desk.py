@@ -13,6 +13,7 @@ from typing import Any
 from meshlib.errors import ConfigurationError, MeshError
 
 from .analyze import analyze
+from .ca_rotation import Rotation
 from .configured import TYPES, asked_kinds
 from .effective import findings as not_effective
 from .intake import accept
@@ -50,6 +51,7 @@ class Desk:
         issuer: makes join tokens.
         proxies: rows of `ps`.
         explain: answers POST /v1/explain.
+        rotation: replaces the root.
         configurations: what the clients of a name were sent, by name and types; empty: nobody of that name is connected.
         clock: the time of day, UTC.
     """
@@ -61,6 +63,7 @@ class Desk:
     proxies: Callable[[], list[dict[str, Any]]]
     explain: Callable[[Any], dict[str, Any]]
     configurations: Callable[[str, Sequence[str]], list[dict[str, Any]]]
+    rotation: Rotation
     clock: Callable[[], datetime]
 
     @property
@@ -154,6 +157,24 @@ class Desk:
         token = self.issuer.create(namespace, service_account, now, lifetime)
         expires = (now + lifetime).replace(microsecond=0).isoformat().replace("+00:00", "Z")
         return {"token": token, "namespace": namespace, "serviceAccount": service_account, "expires": expires}
+
+    def authority(self) -> dict[str, Any]:
+        """The roots, and how far the replacement of one is."""
+        return self.rotation.status()
+
+    def rotate(self, *, hurry: bool) -> dict[str, Any]:
+        """Begin to replace the root; with `hurry`, where that has begun, take the next step without waiting for anybody.
+
+        Returns:
+            as `authority`.
+
+        Raises:
+            SettingsError: a replacement is under way, and `hurry` is not set.
+            CannotStart: the disk does not take it; nothing was changed.
+        """
+        if not (hurry and self.rotation.step(hurry=True)):
+            self.rotation.begin()
+        return self.authority()
 
     def _key(self, kind: str, namespace: str, name: str) -> ObjectKey:
         for key in self.inventory.objects():

@@ -19,7 +19,7 @@ from meshlib_control.desk import Desk, NotFound, Refused
 from meshlib_control.store import StoreError
 
 from .answers import answer_error, answer_problems
-from .bodies import ApplyBody, ExplainBody, TokenBody, read_body
+from .bodies import ApplyBody, ExplainBody, RotateBody, TokenBody, read_body
 from .guard import BodyTooLarge, Guard
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -45,6 +45,8 @@ def create_app(desk: Desk, administrator: Administrator, *, loopback: bool) -> A
             Route("/v1/proxies/{name}/config", routes.configuration),
             Route("/v1/explain", routes.explain, methods=["POST"]),
             Route("/v1/tokens", routes.create_token, methods=["POST"]),
+            Route("/v1/ca", routes.authority),
+            Route("/v1/ca/rotate", routes.rotate, methods=["POST"]),
         ],
         exception_handlers={404: _no_such_path, 405: _no_such_method, **dict.fromkeys(_STATUSES, _refusal)},
     )
@@ -94,6 +96,13 @@ class _Routes:
         body = await read_body(request, TokenBody)
         lifetime = timedelta(seconds=body.lifetime_seconds)
         return JSONResponse(self._desk.create_token(body.namespace, body.service_account, lifetime))
+
+    async def authority(self, _: Request) -> Response:
+        return JSONResponse(self._desk.authority())
+
+    async def rotate(self, request: Request) -> Response:
+        body = await read_body(request, RotateBody)
+        return JSONResponse(self._desk.rotate(hurry=body.hurry))
 
 
 def _named(request: Request) -> tuple[str, str, str]:

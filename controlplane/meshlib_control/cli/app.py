@@ -21,6 +21,7 @@ COMMANDS = {
     "pc": ("pc", "app"),
     "explain": ("explain", "explain"),
     "token": ("join_token", "app"),
+    "ca": ("ca", "app"),
     "certs": ("certs", "app"),
     "bootstrap": ("bootstrap", "app"),
     "version": ("version", "version"),
