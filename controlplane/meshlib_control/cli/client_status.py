@@ -67,7 +67,8 @@ def with_client_status(address: str, kind: str, streams: list[dict[str, Any]]) -
 def _with_client(stream: Json, kind: str, clients: list[Client]) -> dict[str, Any]:
     names = {(one["type"], one["name"]) for one in stream["resources"]}
     own = [client.resources for client in clients if client.node == stream["id"]]
-    held = dict(max(own, key=lambda resources: len(names.intersection(resources)), default={}))
+    nothing: Mapping[tuple[str, str], Held] = {}
+    held = dict(max(own, key=lambda resources: len(names.intersection(resources)), default=nothing))
     judged = [_judged(one, held.pop((kind, one["name"]), None)) for one in stream["resources"] if one["type"] == kind]
     extra = [unsent(kind, name) for (of, name), one in sorted(held.items()) if of == kind and one.body is not None]
     return {**stream, "resources": judged + extra}
