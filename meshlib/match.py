@@ -1,4 +1,4 @@
-"""Whether a request meets a route's conditions. Envoy's rules (config.route.v3.RouteMatch):
+"""Whether a request meets the conditions of a rule, wherever the rule stands. Envoy's rules:
 
 Rule 1: paths are compared without query and fragment; query parameters are compared as written, not percent-decoded.
 Rule 2: a regular expression must match the whole text. Texts are bytes, shown as latin-1: what an object says in UTF-8 fits a
@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from meshlib.config.model import HeaderMatch, MatchKind, QueryMatch, RouteMatch, StringMatch
-from meshlib.facts import Headers, Request, ascii_lower
+from meshlib.config.model import HeaderMatch, MatchKind, QueryMatch, StringMatch
+from meshlib.facts import Headers, ascii_lower
 
 
 class Message(Protocol):
@@ -25,9 +25,6 @@ class Message(Protocol):
 
     def header(self, name: str) -> str | None:
         """The value of a header, several joined by a comma; None if absent."""
-
-
-Condition = StringMatch | HeaderMatch | QueryMatch
 
 
 # Names of our own, compared by identity: a table would hash an Enum member, which costs more than the comparison itself.
@@ -98,6 +95,16 @@ def bare_path(path: str) -> str:
     return path.partition("#")[0] if "#" in path else path
 
 
+_WORDS = {
+    MatchKind.EXACT: "exactly {!r}",
+    MatchKind.PREFIX: "of prefix {!r}",
+    MatchKind.SUFFIX: "of suffix {!r}",
+    MatchKind.CONTAINS: "with {!r} in it",
+    MatchKind.REGEX: "a match of regex {!r}",
+    MatchKind.PRESENT: "present",
+}
+
+
 def query_parameters(path: str) -> dict[str, str]:
     """The query's parameters as written; of several with one name the first; one without `=` has the empty value."""
     found: dict[str, str] = {}
@@ -113,20 +120,17 @@ def query_matches(condition: QueryMatch, parameters: dict[str, str]) -> bool:
     return value is not None and text_matches(condition.match, value)
 
 
-def unmet(match: RouteMatch, request: Request, path: str) -> Condition | None:
-    """The first condition that the request does not meet; None: it meets all, so the route is the one.
-
-    Args:
-        path: `bare_path(request.path)`, cut off once for all routes.
-    """
-    if not text_matches(match.path, path):
-        return match.path
-    for condition in match.headers:
-        if not header_matches(condition, request):
-            return condition
-    return _unmet_query(match.query, request) if match.query else None
+def wanted(match: StringMatch) -> str:
+    """What a comparison asks for, for people: `exactly '/reviews'`."""
+    return _WORDS[match.kind].format(match.value) + (" (any case)" if match.ignore_case else "")
 
 
-def _unmet_query(conditions: tuple[QueryMatch, ...], request: Request) -> QueryMatch | None:
-    parameters = query_parameters(request.path)
-    return next((condition for condition in conditions if not query_matches(condition, parameters)), None)
+def shown(values: list[str]) -> str:
+    """Values of a header, for people."""
+    return " and ".join(map(repr, values)) or "absent"
+
+
+def unmet_header(condition: HeaderMatch, message: Message) -> str:
+    """Why a header does not meet a condition, for people."""
+    verb = "must not be" if condition.invert else "must be"
+    return f"header {condition.name} {verb} {wanted(condition.match)}, it is {shown(header_values(condition.name, message))}"

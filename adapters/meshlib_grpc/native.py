@@ -25,7 +25,7 @@ from meshlib.config.snapshot import listener_name
 from meshlib.errors import SettingsError
 from meshlib.runtime.settings import Settings
 
-from . import _native_bootstrap
+from . import _native_bootstrap, _native_csds
 from ._native_guard import Guard, needed
 
 FIRST_CERTIFICATE = 10.0
@@ -147,6 +147,18 @@ def server(
             "Its log on stderr says why; look at the file that GRPC_XDS_BOOTSTRAP names"
         )
     return made
+
+
+def add_csds_servicer(server: grpc.Server | grpc.aio.Server) -> None:
+    """Let `meshlib pc ... --csds HOST:PORT`, and every other client of CSDS, ask what this process's xDS client holds.
+
+    No secret is in the answers, but all routes and endpoints that this process knows: give it a server of its own, on
+    loopback, as Envoy's administration.
+
+    Args:
+        server: not started yet, of either API.
+    """
+    _native_csds.add(server)
 
 
 def _settings(mesh: Member | None) -> Settings:

@@ -55,13 +55,13 @@ class Authenticator:
         tokens: who signs and checks join tokens.
         trust_domain: of the identities given out, `cluster.local`.
         clock: the time of day, UTC.
-        root_pem: the root that vouches for certificates.
+        roots: gives the PEM of whom certificates may lead to.
     """
 
     tokens: TokenIssuer
     trust_domain: str
     clock: Callable[[], datetime]
-    root_pem: bytes
+    roots: Callable[[], bytes]
 
     def caller(self, metadata: Metadata, auth_context: AuthContext | None = None) -> Caller:
         """The caller that a gRPC call's metadata, or its connection's client certificate, prove.
@@ -84,12 +84,12 @@ class Authenticator:
 
     def _bearer(self, credential: str) -> SpiffeId:
         if assertion.is_assertion(credential):
-            return assertion.verify(credential, self.root_pem, self.trust_domain, self.clock().timestamp())
+            return assertion.verify(credential, self.roots(), self.trust_domain, self.clock().timestamp())
         account = self.tokens.verify(credential, self.clock())
         return SpiffeId(self.trust_domain, account.namespace, account.name)
 
     def _certified(self, auth_context: AuthContext) -> Caller:
-        # grpcio has verified the chain against our root before it fills this in.
+        # grpcio has verified the chain against our roots before it fills this in.
         for value in auth_context.get("peer_spiffe_id", ()):
             return Caller(self._own_identity(value.decode()))
         raise CredentialError(f"no credential. {_HOW}")

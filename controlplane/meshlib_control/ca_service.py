@@ -6,7 +6,8 @@ Read in order: the credential is checked, then the request, then the certificate
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,27 +16,51 @@ import grpc
 from meshlib.config.messages import message
 
 from .authn import Authenticator, Caller
-from .ca import LONGEST_LIFETIME, CertificateAuthority, RequestRejected, end_of
-from .issued import IssuedCertificates
+from .ca import LONGEST_LIFETIME, CertificateAuthority, end_of
+from .ca_request import RequestRejected
 
 SERVICE = "istio.v1.auth.IstioCertificateService"
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What somebody was given.
+
+    Args:
+        instance: the process's name as it says itself; empty if it does not say.
+        chain: PEM, as `CertificateAuthority.issue` answers.
+        issued: when.
+    """
+
+    spiffe_id: str
+    instance: str
+    chain: Sequence[str]
+    issued: datetime
+
+    @property
+    def ends(self) -> datetime:
+        """When it ends."""
+        return end_of(self.chain[0])
+
+
+Granted = Callable[[Certificate], None]
+
+
 def certificate_handler(
-    authority: CertificateAuthority,
+    authority: Callable[[], CertificateAuthority],
     authenticator: Authenticator,
     clock: Callable[[], datetime],
-    issued: IssuedCertificates | None = None,
+    granted: Granted = lambda *_: None,
 ) -> grpc.GenericRpcHandler:
     """The service as a handler for a `grpc.aio` server.
 
     Args:
+        authority: gives the one in force.
         clock: the time of day, UTC.
-        issued: is told of each certificate.
+        granted: is told of each certificate before it is given out.
     """
-    issued = issued or IssuedCertificates()
     request_type = message("istio.v1.auth.IstioCertificateRequest")
     response_type = message("istio.v1.auth.IstioCertificateResponse")
 
@@ -43,11 +68,11 @@ def certificate_handler(
         caller = await authenticator.grpc_caller(context)
         try:
             now = clock()
-            chain = _issue(authority, caller, request, now)
+            chain = _issue(authority(), caller, request, now)
         except RequestRejected as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             raise  # never reached: abort raises
-        issued.note(caller.spiffe_id, _instance(request), end_of(chain[0]), now)
+        granted(Certificate(caller.spiffe_id, _instance(request), chain, now))
         _log.info("certificate for %s", caller.spiffe_id)
         return response_type(cert_chain=chain)
 

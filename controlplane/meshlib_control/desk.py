@@ -20,6 +20,7 @@ from .access.roles import Act, Subject
 from .access.token_wish import TokenWish
 from .access.words import OUR_GROUP, resource_of
 from .analyze import analyze
+from .ca_rotation import Rotation
 from .configured import TYPES, asked_kinds
 from .effective import findings as not_effective
 from .intake import accept
@@ -58,6 +59,7 @@ class Desk:
         issuer: makes join tokens.
         proxies: rows of `ps`.
         explain: answers POST /v1/explain.
+        rotation: replaces the root.
         configurations: what the clients of a name were sent, by name and types; empty: nobody of that name is connected.
         edges: who talks to whom.
         clock: the time of day, UTC.
@@ -71,6 +73,7 @@ class Desk:
     explain: Callable[[Any], dict[str, Any]]
     configurations: Callable[[str, Sequence[str]], list[dict[str, Any]]]
     edges: Callable[[], list[dict[str, Any]]]
+    rotation: Rotation
     clock: Callable[[], datetime]
 
     @property
@@ -222,6 +225,27 @@ class Desk:
         answer = {"namespace": key.namespace, "serviceAccount": key.name, "expires": expires, "use": wish.use}
         self.inventory.note(Action.ISSUED, key, subject.name, answer)
         return {"token": token, **answer}
+
+    def authority(self, subject: Subject) -> dict[str, Any]:
+        """The roots, and how far the replacement of one is. Raises Forbidden."""
+        self._gate(subject).require(Act("get", OUR_GROUP, "ca"))
+        return self.rotation.status()
+
+    def rotate(self, subject: Subject, *, hurry: bool) -> dict[str, Any]:
+        """Begin to replace the root; with `hurry`, where that has begun, take the next step without waiting for anybody.
+
+        Returns:
+            as `authority`.
+
+        Raises:
+            SettingsError: a replacement is under way, and `hurry` is not set.
+            CannotStart: the disk does not take it; nothing was changed.
+            Forbidden: the subject may not do that.
+        """
+        self._gate(subject).require(Act("update", OUR_GROUP, "ca"))
+        if not (hurry and self.rotation.step(hurry=True)):
+            self.rotation.begin()
+        return self.rotation.status()
 
     def _gate(self, subject: Subject) -> Gate:
         return gate(subject, self.inventory.objects(), self._note_refusal)

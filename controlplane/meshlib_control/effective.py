@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from meshlib_control import mesh_config
 from meshlib_control.kinds import RBAC
 from meshlib_control.mistakes import child, item, line_of
 from meshlib_control.model import Finding, MeshObject, Severity
@@ -103,6 +104,9 @@ HONOURED: Final[Mapping[str, frozenset[str]]] = {
         f"spec.{name}" for name in ("address", "ports", "labels", "locality", "weight", "serviceAccount")
     ),
     "PeerAuthentication": frozenset({"spec.selector", "spec.mtls", "spec.portLevelMtls"}),
+    "AuthorizationPolicy": frozenset(
+        f"spec.{name}" for name in ("selector", "targetRef", "targetRefs", "rules", "action", "provider")
+    ),
 }
 
 
@@ -125,6 +129,14 @@ def _protocol(value: Any) -> str:
     return "" if value.upper() in {"", "HTTP"} else f"{value} is not effective yet, only HTTP"
 
 
+def _action(value: Any) -> str:
+    return "no external authorizer is asked yet: CUSTOM refuses what its rules match" if value == "CUSTOM" else ""
+
+
+def _target(value: Any) -> str:
+    return "" if value == "Service" else f"a policy for a {value} is not effective yet: it refuses nobody"
+
+
 def _address(value: Any) -> str:
     return "Unix sockets are not effective yet" if value.startswith("unix://") else ""
 
@@ -138,9 +150,14 @@ LIMITS: Final[Mapping[str, Mapping[str, Callable[[Any], str]]]] = {
         "spec.endpoints[].address": _address,
     },
     "WorkloadEntry": {"spec.address": _address},
+    "AuthorizationPolicy": {
+        "spec.action": _action,
+        "spec.targetRef.kind": _target,
+        "spec.targetRefs[].kind": _target,
+    },
 }
 
-# Who counts on these for protection must not overlook that nothing is protected.
+# Who counts on these for protection must not overlook that something else happens.
 _PROTECTING: Final = frozenset({"AuthorizationPolicy", "RequestAuthentication"})
 _MESH_GROUPS: Final = (".istio.io", "gateway.networking.k8s.io")
 
@@ -151,6 +168,10 @@ def findings(objects: Iterable[MeshObject]) -> list[Finding]:
 
 
 def _of_object(found: MeshObject) -> Iterator[Finding]:
+    if found.key == mesh_config.KEY:
+        for path in mesh_config.idle_fields(found):
+            yield _finding(found, path, f"{_last(path)} is not effective yet")
+        return
     whole = _whole_object(found)
     if whole is None:
         yield from _fields(found)
@@ -165,10 +186,9 @@ def _whole_object(found: MeshObject) -> Finding | None:
     if not found.key.group.endswith(_MESH_GROUPS):
         text = f"{kind} is kept, but not used by the stand-alone control plane"
         return _finding(found, "", text, code=NOT_USED, severity=Severity.INFO)
-    if kind in _PROTECTING:
-        return _finding(found, "", f"{kind} is not effective yet: it refuses nobody", severity=Severity.ERROR)
     if found.spec is None or kind not in HONOURED:
-        return _finding(found, "", f"{kind} is not effective yet")
+        consequence = ": it refuses nobody" if kind in _PROTECTING else ""
+        return _finding(found, "", f"{kind} is not effective yet{consequence}")
     if kind == "VirtualService":
         return _idle_virtual_service(found)
     return None
@@ -234,11 +254,11 @@ def _nothing(_value: Any) -> str:
 
 
 def _finding(
-    found: MeshObject, path: str, message: str, *, code: str = NOT_EFFECTIVE, severity: Severity = Severity.WARNING
+    found: MeshObject, path: str, message: str, *, code: str = NOT_EFFECTIVE, severity: Severity | None = None
 ) -> Finding:
     return Finding(
         code=code,
-        severity=severity,
+        severity=severity or (Severity.ERROR if found.key.kind in _PROTECTING else Severity.WARNING),
         object=found.key,
         message=message,
         field=path,

@@ -27,45 +27,56 @@ _log = logging.getLogger(__name__)
 
 
 class RenewedCertificate:
-    """The server's certificate, made anew once half of its life is over.
+    """The server's certificate, made anew once half of its life is over, or when another authority is in force.
 
     gRPC asks before each handshake, in a thread of its own.
+
+    Args:
+        authority: gives the one in force.
     """
 
-    def __init__(self, authority: CertificateAuthority, hosts: Sequence[str], clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, authority: Callable[[], CertificateAuthority], hosts: Sequence[str], clock: Callable[[], datetime]
+    ) -> None:
         self._authority = authority
         self._hosts = tuple(hosts)
         self._clock = clock
         self._lock = threading.Lock()
-        self._shown = authority.server_certificate(self._hosts, clock())
+        self._issuer = authority()
+        self._shown = self._issuer.server_certificate(self._hosts, clock())
 
     @property
     def current(self) -> ServerCertificate:
         """What new connections get now."""
         with self._lock:
-            now = self._clock()
-            if now >= self._shown.not_before + (self._shown.not_after - self._shown.not_before) / 2:
-                self._shown = self._authority.server_certificate(self._hosts, now)
+            now, authority = self._clock(), self._authority()
+            half = self._shown.not_before + (self._shown.not_after - self._shown.not_before) / 2
+            if now >= half or authority is not self._issuer:
+                self._issuer, self._shown = authority, authority.server_certificate(self._hosts, now)
             return self._shown
 
 
-def server_credentials(certificate: RenewedCertificate, client_root: bytes | None = None) -> grpc.ServerCredentials:
+def server_credentials(
+    certificate: RenewedCertificate, client_roots: Callable[[], bytes] | None = None
+) -> grpc.ServerCredentials:
     """gRPC credentials that follow a renewed certificate.
 
     Args:
-        client_root: PEM; every client must show a certificate of this root. None: no client is asked for one.
+        client_roots: gives PEM; every client must show a certificate of one of these. None: no client is asked for one.
     """
-    shown = certificate.current
+
+    def newest() -> tuple[ServerCertificate, bytes | None]:
+        return certificate.current, client_roots() if client_roots is not None else None
+
+    shown = newest()
 
     def renewed() -> Any:
         nonlocal shown
-        newest = certificate.current
-        if newest is shown:
-            return None  # gRPC keeps what it has
-        shown = newest
-        return _configuration(newest, client_root)
+        before, shown = shown, newest()
+        # The certificate by identity: a new one is a new object. None: gRPC keeps what it has.
+        return None if shown[0] is before[0] and shown[1] == before[1] else _configuration(*shown)
 
-    return grpc.dynamic_ssl_server_credentials(_configuration(shown, client_root), renewed, client_root is not None)
+    return grpc.dynamic_ssl_server_credentials(_configuration(*shown), renewed, client_roots is not None)
 
 
 def listen_grpc(
@@ -119,5 +130,5 @@ def _bound(server: Any, address: Address, credentials: grpc.ServerCredentials, o
     return Address(address.host, port)
 
 
-def _configuration(certificate: ServerCertificate, client_root: bytes | None) -> Any:
-    return grpc.ssl_server_certificate_configuration([(certificate.key, certificate.chain)], client_root)
+def _configuration(certificate: ServerCertificate, client_roots: bytes | None) -> Any:
+    return grpc.ssl_server_certificate_configuration([(certificate.key, certificate.chain)], client_roots)

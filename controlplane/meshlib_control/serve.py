@@ -26,8 +26,10 @@ from .access.credentials import Credentials
 from .api.app import create_app
 from .api.bodies import ExplainBody
 from .authn import Authenticator
-from .ca import CERTIFICATE_FILE, open_authority
-from .ca_service import certificate_handler
+from .ca import CERTIFICATE_FILE
+from .ca_roots import open_roots
+from .ca_rotation import Rotation
+from .ca_service import Certificate, certificate_handler
 from .configured import configuration_data, is_called
 from .current import FILE as CURRENT_FILE
 from .current import Current
@@ -47,7 +49,12 @@ from .private_file import replace_file
 from .registry import Registry
 from .snapshots import Snapshot
 from .tokens import ADMIN_FILE, open_admin_token, open_issuer
+from .translate.envoy.secrets import ROOTS
+from .translate.resources import SECRET
+from .trust import KnownFiles, missing, roots_version
+from .trust_service import trust_handler
 from .xds.debounce import LONGEST, QUIET
+from .xds.exchange import SyncState
 from .xds.server import DiscoveryService
 
 Say = Callable[[str], None]
@@ -151,14 +158,15 @@ class ControlPlane:
     async def _start(self, started: contextlib.AsyncExitStack) -> None:
         options, now = self.options, self._clock()
         started.enter_context(_exclusive(options.data))
-        authority = open_authority(options.data, now, options.trust_domain)
+        roots = open_roots(options.data, now, options.trust_domain)
         issuer = open_issuer(options.data)
         credentials = Credentials(open_admin_token(options.data), issuer, self._clock)
-        authenticator = Authenticator(issuer, options.trust_domain, self._clock, authority.root_pem)
+        authenticator = Authenticator(issuer, options.trust_domain, self._clock, lambda: roots.current.roots_pem)
         inventory = started.enter_context(open_inventory(options.data, options.config))
-        registry = Registry(trust_domain=options.trust_domain, roots=authority.root_pem.decode())
-        issued = IssuedCertificates()
-        certificate = RenewedCertificate(authority, self._names(), self._clock)
+        registry = Registry(trust_domain=options.trust_domain, roots=roots.current.roots_pem.decode())
+        roots.on_change(lambda: registry.trust(roots.current.roots_pem.decode()))
+        issued, files = IssuedCertificates(), KnownFiles()
+        certificate = RenewedCertificate(lambda: roots.current, self._names(), self._clock)
 
         discovery = DiscoveryService(
             registry,
@@ -169,6 +177,7 @@ class ControlPlane:
             options.quiet,
             options.longest,
         )
+        rotation = Rotation(roots, lambda: list(_untold(discovery, registry, roots.current.roots_pem, files)), self._clock)
         desk = Desk(
             inventory=inventory,
             world=lambda: registry.world(inventory.objects()),
@@ -178,15 +187,30 @@ class ControlPlane:
             explain=lambda body: _explain(registry.world(inventory.objects()), registry.nodes, body),
             configurations=lambda name, kinds: _configurations(discovery, name, kinds),
             edges=lambda: [edge_data(edge) for edge in edges(discovery.configurations(lambda _: True))],
+            rotation=rotation,
             clock=self._clock,
         )
         # Both ports are bound before either is served: a taken one leaves nothing behind.
         listener = started.enter_context(contextlib.closing(listen(self.api, "--api-address")))
-        handlers = [discovery.handler(), certificate_handler(authority, authenticator, self._clock, issued)]
+
+        def granted(given: Certificate) -> None:
+            roots.granted(given.ends - given.issued)
+            issued.note(given.spiffe_id, given.instance, given.ends, given.issued)
+            files.note(given.spiffe_id, given.instance, roots_version(given.chain[-1].encode()))
+
+        handlers = [
+            discovery.handler(),
+            certificate_handler(lambda: roots.current, authenticator, self._clock, granted),
+            trust_handler(lambda: roots.current.roots_pem, authenticator, files),
+        ]
         wanted = self.xds.port
         server, self.xds = listen_grpc(self.xds, server_credentials(certificate), handlers)
         self.xds_mtls = listen_for_certificates(
-            server, options.xds_mtls_address, self.xds, wanted, server_credentials(certificate, authority.root_pem)
+            server,
+            options.xds_mtls_address,
+            self.xds,
+            wanted,
+            server_credentials(certificate, lambda: roots.current.roots_pem),
         )
         self.api = Address(self.api.host, listener.getsockname()[1])
 
@@ -197,6 +221,7 @@ class ControlPlane:
         await server.start()
         started.push_async_callback(server.stop, GRACE)
         await started.enter_async_context(kept(registry, options.data, grace))
+        await started.enter_async_context(rotation.running())
         api = ApiServer(
             create_app(desk, credentials, loopback=self.api.loopback), listener, None if self.api.loopback else certificate
         )
@@ -217,6 +242,14 @@ def _explain(world: World, nodes: Sequence[Node], body: ExplainBody) -> dict[str
     answer = explain_request(Snapshot(world).view(node), request)
     caller = {"service": body.caller, "namespace": node.namespace, "instance": node.instance, "connected": connected}
     return {"request": {"method": request.method, "url": body.url, "headers": body.headers}, "caller": caller, **answer}
+
+
+def _untold(discovery: DiscoveryService, registry: Registry, roots: bytes, files: KnownFiles) -> Iterator[str]:
+    """Who does not have these roots yet."""
+    states = discovery.states(SECRET, ROOTS)
+    if discovery.snapshots.current.world.roots != roots.decode():
+        states = [(node, state and SyncState.STALE) for node, state in states]  # published in a moment
+    return missing(states, registry.members, files, roots_version(roots))
 
 
 def _configurations(discovery: DiscoveryService, name: str, kinds: Sequence[str]) -> list[dict[str, Any]]:

@@ -75,11 +75,11 @@ def is_assertion(credential: str) -> bool:
     return "x5c" in _header(credential)
 
 
-def verify(credential: str, root_pem: bytes, trust_domain: str, now: float) -> SpiffeId:
+def verify(credential: str, roots_pem: bytes, trust_domain: str, now: float) -> SpiffeId:
     """Whom an assertion stands for.
 
     Args:
-        root_pem: our own root.
+        roots_pem: our own roots.
         trust_domain: the only one whose identities count.
         now: seconds since the epoch.
 
@@ -88,7 +88,7 @@ def verify(credential: str, root_pem: bytes, trust_domain: str, now: float) -> S
     """
     chain = _chain(credential)
     try:
-        proven = proven_leaf(chain, root_pem, now, CLOCK_SKEW)
+        proven = proven_leaf(chain, roots_pem, now, CLOCK_SKEW)
         identity = SpiffeId.parse(proven.leaf.spiffe_id)
     except IdentityError as error:
         raise AssertionRefused(f"{error}. {_AGAIN} NAME") from error

@@ -45,7 +45,7 @@ class ProvenLeaf:
     key_pem: bytes
 
 
-def proven_leaf(chain: Sequence[bytes], root_pem: bytes, now: float, skew: float) -> ProvenLeaf:
+def proven_leaf(chain: Sequence[bytes], roots_pem: bytes, now: float, skew: float) -> ProvenLeaf:
     """The leaf of a chain, if the root vouches for it as a client of the mesh now.
 
     Args:
@@ -59,7 +59,7 @@ def proven_leaf(chain: Sequence[bytes], root_pem: bytes, now: float, skew: float
     """
     try:
         leaf, *between = [x509.load_der_x509_certificate(der) for der in chain]
-        _follow(leaf, between, root_pem, _within(now, leaf))
+        _follow(leaf, between, roots_pem, _within(now, leaf))
         # From here on the certificate's content may be quoted: it is what this root's authority wrote.
         facts = leaf_from_der(chain[0])
         _check_names(leaf)
@@ -75,8 +75,8 @@ def proven_leaf(chain: Sequence[bytes], root_pem: bytes, now: float, skew: float
     return ProvenLeaf(facts, key_pem)
 
 
-def _follow(leaf: x509.Certificate, between: list[x509.Certificate], root_pem: bytes, moment: datetime) -> None:
-    store = Store([x509.load_pem_x509_certificate(root_pem)])
+def _follow(leaf: x509.Certificate, between: list[x509.Certificate], roots_pem: bytes, moment: datetime) -> None:
+    store = Store(x509.load_pem_x509_certificates(roots_pem))
     PolicyBuilder().store(store).time(moment).build_client_verifier().verify(leaf, between)
 
 

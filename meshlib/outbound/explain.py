@@ -14,7 +14,6 @@ from meshlib.config.model import (
     Fault,
     HeaderMatch,
     LbPolicy,
-    MatchKind,
     Origin,
     QueryMatch,
     RetryPolicy,
@@ -23,10 +22,11 @@ from meshlib.config.model import (
     VirtualHost,
 )
 from meshlib.facts import Request
-from meshlib.match import Condition, bare_path, header_values, query_parameters, unmet
+from meshlib.match import bare_path, query_parameters, shown, unmet_header, wanted
 from meshlib.outbound.balance import Balancers
 from meshlib.outbound.exchange import balancer_for, named_endpoint
 from meshlib.outbound.hop import sanitized
+from meshlib.outbound.match import Condition, unmet
 from meshlib.outbound.route import domain_rank, first_match, virtual_host
 from meshlib.outbound.terms import terms_of
 from meshlib.path import normalized
@@ -182,30 +182,11 @@ def describe(condition: Condition | None, request: Request) -> str:
     match condition:
         case None:
             return ""
-        case HeaderMatch(name, match, invert):
-            wanted = f"{'must not be' if invert else 'must be'} {_wanted(match)}"
-            return f"header {name} {wanted}, it is {_shown(header_values(name, request))}"
+        case HeaderMatch():
+            return unmet_header(condition, request)
         case QueryMatch(name, match):
             parameters = query_parameters(request.path)
-            seen = _shown([parameters[name]] if name in parameters else [])
-            return f"query parameter {name} must be {_wanted(match)}, it is {seen}"
+            seen = shown([parameters[name]] if name in parameters else [])
+            return f"query parameter {name} must be {wanted(match)}, it is {seen}"
         case StringMatch():
-            return f"path must be {_wanted(condition)}, it is {bare_path(request.path)!r}"
-
-
-_WORDS = {
-    MatchKind.EXACT: "exactly {!r}",
-    MatchKind.PREFIX: "of prefix {!r}",
-    MatchKind.SUFFIX: "of suffix {!r}",
-    MatchKind.CONTAINS: "with {!r} in it",
-    MatchKind.REGEX: "a match of regex {!r}",
-    MatchKind.PRESENT: "present",
-}
-
-
-def _wanted(match: StringMatch) -> str:
-    return _WORDS[match.kind].format(match.value) + (" (any case)" if match.ignore_case else "")
-
-
-def _shown(values: list[str]) -> str:
-    return " and ".join(map(repr, values)) or "absent"
+            return f"path must be {wanted(condition)}, it is {bare_path(request.path)!r}"

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from meshlib.config.model import Route, RouteConfiguration, VirtualHost, WeightedCluster
 from meshlib.facts import Request
-from meshlib.match import bare_path, unmet
+from meshlib.match import bare_path
+from meshlib.outbound.match import unmet
 
 Dice = Callable[[], float]
 """Chance as an argument: uniform in [0.0, 1.0)."""

@@ -6,25 +6,27 @@ Rule 2: a refusal names its reason and the next thing to do; while the control p
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from meshlib.config.messages import message
+from meshlib.config.messages import message, type_url
 from meshlib.errors import ControlPlaneError, CredentialError, IdentityError, MeshError
 from meshlib.identity.csr import new_request
 from meshlib.identity.rotation import explain, renew_at
 from meshlib.runtime.certificates import Certificates, Identity, identity_of
 from meshlib.runtime.credential import REFUSALS, Credential
 from meshlib.runtime.schedule import back_off
+from meshlib.runtime.trust import ROOTS, SECRET, roots_of
 
 if TYPE_CHECKING:
     import grpc
 
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
+ROOTS_METHOD = "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets"
 
 FIRST_WAIT, LONGEST_WAIT = 0.2, 30.0
 """Seconds: the back-off after a failed request doubles from the first to the longest."""
+LONGEST_SPREAD = 60.0
 
 
 class CertificateAuthority:
@@ -32,7 +34,7 @@ class CertificateAuthority:
 
     Args:
         target: `host:port` of the control plane.
-        root_cert: gives the PEM that proves the control plane; None leaves the system's roots.
+        roots: gives the PEM that proves the control plane; None leaves the system's roots.
         credential: what to show; asked anew for each request, as the root is.
         wall: seconds since the epoch.
         instance: our name, told for the operator's list of certificates; decides nothing.
@@ -41,14 +43,14 @@ class CertificateAuthority:
     def __init__(
         self,
         target: str,
-        root_cert: Callable[[], bytes | None],
+        roots: Callable[[], bytes | None],
         credential: Credential,
         wall: Callable[[], float],
         instance: str = "",
     ) -> None:
         self._target = target
         self._instance = instance
-        self._root_cert = root_cert
+        self._roots = roots
         self._credential = credential
         self._wall = wall
 
@@ -74,27 +76,45 @@ class CertificateAuthority:
             )
         return identity
 
-    def _sign(self, csr: str, lifetime: float, timeout: float) -> list[str]:
-        import grpc  # here, not above: a gRPC library that is loaded before a fork has threads in the wrong process
+    def roots(self, held: str, timeout: float = 10.0) -> tuple[str, str]:
+        """Whom to trust now, for those who do not follow that on a stream.
 
-        shown = self._credential.show()
+        Args:
+            held: the version of what is in use; empty: not known.
+            timeout: seconds for the whole request.
+
+        Returns:
+            PEM and its version.
+
+        Raises:
+            MeshError: as `issue`; a control plane that is not ours may not know the question.
+        """
+        node = {"id": self._instance}
+        question = message("envoy.service.discovery.v3.DiscoveryRequest")(
+            node=node, resource_names=[ROOTS], type_url=type_url(SECRET), version_info=held
+        )
+        answer = self._call(ROOTS_METHOD, question, "envoy.service.discovery.v3.DiscoveryResponse", timeout)
+        return roots_of(b"".join(one.value for one in answer.resources)), answer.version_info
+
+    def _sign(self, csr: str, lifetime: float, timeout: float) -> list[str]:
         question = message("istio.v1.auth.IstioCertificateRequest")(csr=csr, validity_duration=round(lifetime))
         if self._instance:
             question.metadata.fields["INSTANCE"].string_value = self._instance
-        try:
-            with self._method(grpc) as call:
-                return list(call(question, timeout=timeout, metadata=shown.metadata).cert_chain)
-        except grpc.RpcError as error:
-            if error.code().name in REFUSALS:
-                raise self._credential.refused(shown, self._target, error.details() or "") from error
-            raise _translated(error, self._target) from error
+        return list(self._call(METHOD, question, "istio.v1.auth.IstioCertificateResponse", timeout).cert_chain)
 
-    @contextlib.contextmanager
-    def _method(self, grpc: Any) -> Iterator[Callable[..., Any]]:
-        # A channel per request: one is made about twice a day, and none is left over for a fork to inherit.
-        with grpc.secure_channel(self._target, grpc.ssl_channel_credentials(self._root_cert())) as channel:
-            answer = message("istio.v1.auth.IstioCertificateResponse")
-            yield channel.unary_unary(METHOD, lambda request: request.SerializeToString(), answer.FromString)
+    def _call(self, method: str, question: Any, answer: str, timeout: float) -> Any:
+        import grpc  # here, not above: a gRPC library that is loaded before a fork has threads in the wrong process
+
+        shown = self._credential.show()
+        # A channel per request: one is made a few times a day, and none is left over for a fork to inherit.
+        with grpc.secure_channel(self._target, grpc.ssl_channel_credentials(self._roots())) as channel:
+            call = channel.unary_unary(method, lambda request: request.SerializeToString(), message(answer).FromString)
+            try:
+                return call(question, timeout=timeout, metadata=shown.metadata)
+            except grpc.RpcError as error:
+                if error.code().name in REFUSALS:
+                    raise self._credential.refused(shown, self._target, error.details() or "") from error
+                raise _translated(error, self._target) from error
 
 
 def _translated(error: grpc.RpcError, target: str) -> MeshError:
@@ -110,6 +130,12 @@ def _translated(error: grpc.RpcError, target: str) -> MeshError:
             "or set MESHLIB_CONTROL_PLANE to where it is"
         )
     return ControlPlaneError(f"the CA at {target} failed: {status}: {detail}")
+
+
+def renewal_spread(certificates: Certificates) -> float:
+    """Seconds over which all members spread their requests when another root signs: a tenth of a life, at most a minute."""
+    identity = certificates.identity
+    return min(LONGEST_SPREAD, (identity.leaf.not_after - identity.leaf.not_before) / 10) if identity is not None else 0.0
 
 
 class Renewal:
@@ -155,10 +181,14 @@ class Renewal:
         self._due = max(due, self._wall() + FIRST_WAIT)
         return min(self._left(), LONGEST_WAIT)
 
-    def hasten(self) -> None:
-        """The certificate in use is worth nothing: the next step asks for another, unless it pauses after a failure."""
+    def hasten(self, within: float = 0.0) -> None:
+        """Ask for another certificate soon, unless that is tried already and pauses after a failure.
+
+        Args:
+            within: seconds, over which all who hear of the reason spread. 0: the next step asks.
+        """
         if not self._failures:
-            self._due = 0.0
+            self._due = min(self._due, self._wall() + within * self._dice()) if within else 0.0
 
     def _left(self) -> float:
         """Seconds until a request is due. Clocks jump and machines sleep: what cannot be true any more is due now."""

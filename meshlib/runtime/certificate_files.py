@@ -27,13 +27,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshlib.errors import CredentialError, MeshError, SettingsError
-from meshlib.runtime.ca import CertificateAuthority, Renewal
+from meshlib.runtime.ca import CertificateAuthority, Renewal, renewal_spread
 from meshlib.runtime.certificates import Certificates, Identity
 from meshlib.runtime.credential import Credential
 from meshlib.runtime.settings import Settings
+from meshlib.runtime.trust import Trust
 
 CHAIN, KEY, ROOTS = "cert-chain.pem", "key.pem", "root-cert.pem"
 LONGEST_SLEEP = 60.0  # seconds: a suspended machine or a corrected clock is noticed within this
+SHORTEST_PERIOD = 1.0  # seconds between questions whom to trust; for certificates of a few seconds
 RETRY = 5.0  # seconds after the disk failed us
 
 _NEWEST = "..data"
@@ -138,8 +140,15 @@ class CertificateKeeper:
         self.folder = folder
         self._certificates = Certificates(wall)
         credential = Credential(settings.read_token, self._certificates, wall)
-        authority = CertificateAuthority(settings.control_plane, settings.read_root_cert, credential, wall, settings.instance)
-        self._renewal = Renewal(authority, self._certificates, settings.certificate_lifetime, wall, dice)
+        self._trust = Trust(settings.read_root_cert, self._certificates, self._reissue)
+        self._authority = CertificateAuthority(
+            settings.control_plane, self._trust.control_plane_roots, credential, wall, settings.instance
+        )
+        self._renewal = Renewal(self._authority, self._certificates, settings.certificate_lifetime, wall, dice)
+        self._wall = wall
+        self._period = min(LONGEST_SLEEP, max(SHORTEST_PERIOD, settings.certificate_lifetime / 20))
+        self._asked = wall()
+        self._version = ""
         self._written = 0
         self._told = ""
 
@@ -178,12 +187,27 @@ class CertificateKeeper:
         Raises:
             SettingsError: the folder cannot be written.
         """
+        self._ask_whom_to_trust()
         wait = self._renewal.step()
         identity, generation = self._certificates.identity, self._certificates.generation
         if identity is not None and generation != self._written:
             self.folder.write(identity)
             self._written = generation
-        return wait
+        return min(wait, self._period)
+
+    def _ask_whom_to_trust(self) -> None:
+        """Now and then: nobody tells those who have files only, and a certificate is renewed twice in its life."""
+        if self._certificates.identity is None or 0 <= self._wall() - self._asked < self._period:
+            return
+        self._asked = self._wall()
+        # While it is away the roots do not change. Another control plane than ours may not know the question at all.
+        with contextlib.suppress(MeshError):
+            roots, version = self._authority.roots(self._version)
+            self._trust.accept(roots)
+            self._version = version
+
+    def _reissue(self) -> None:
+        self._renewal.hasten(renewal_spread(self._certificates))
 
     def run(self, stopped: threading.Event) -> None:
         """Keep the folder fresh until `stopped`; an outage of the control plane or of the disk is told once and waited out."""

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from meshlib.errors import IdentityError, NoCertificate
 from meshlib.identity.leaf import Leaf, leaf_from_pem
@@ -40,7 +40,7 @@ class Identity:
     Args:
         chain: PEM: leaf first, then intermediates; the root is not sent.
         key: PEM.
-        roots: PEM: whom to trust.
+        roots: PEM: whom to trust, the one that signs first.
         leaf: what the leaf says.
     """
 
@@ -54,7 +54,7 @@ def identity_of(certificates: list[str], key: bytes, extra_roots: str = "") -> I
     """An identity from a CA's answer.
 
     Args:
-        certificates: PEM, leaf first, root last, as Istio's CA answers.
+        certificates: PEM, leaf first, all roots in one text last, as Istio's CA answers.
         extra_roots: PEM of further roots to trust, while a root is being replaced.
 
     Raises:
@@ -120,11 +120,34 @@ class Certificates:
         Raises:
             IdentityError: OpenSSL does not accept it: the key belongs to another certificate, for example.
         """
-        server, client = _context(ssl.PROTOCOL_TLS_SERVER, identity), _context(ssl.PROTOCOL_TLS_CLIENT, identity)
+        contexts = _context(ssl.PROTOCOL_TLS_SERVER, identity), _context(ssl.PROTOCOL_TLS_CLIENT, identity)
         with self._changed:
-            number = self._current.number + 1 if self._current else 1
-            self._current = _Generation(number, identity, {ALPN: server}, {ALPN: ClientTls(client, number)})
-            self._changed.notify_all()
+            return self._begin(identity, *contexts)
+
+    def trust(self, roots: str) -> bool:
+        """Other roots are to be trusted from now on. Whether another one signs, so that our certificate is to be renewed.
+
+        Args:
+            roots: PEM, the one that signs first.
+
+        Raises:
+            IdentityError: they are no certificates.
+        """
+        while True:
+            current = self._current
+            if current is None or roots == current.identity.roots:
+                return False  # the first certificate brings its own
+            identity = replace(current.identity, roots=roots)
+            contexts = _context(ssl.PROTOCOL_TLS_SERVER, identity), _context(ssl.PROTOCOL_TLS_CLIENT, identity)
+            with self._changed:
+                if self._current is current:  # else a renewed certificate came meanwhile
+                    self._begin(identity, *contexts)
+                    return _first(roots) != _first(current.identity.roots)
+
+    def _begin(self, identity: Identity, server: ssl.SSLContext, client: ssl.SSLContext) -> int:
+        number = self._current.number + 1 if self._current else 1
+        self._current = _Generation(number, identity, {ALPN: server}, {ALPN: ClientTls(client, number)})
+        self._changed.notify_all()
         return number
 
     def server_context(self, alpn: Alpn = ALPN) -> ssl.SSLContext:
@@ -206,6 +229,11 @@ class Certificates:
     def expires_at(self) -> float | None:
         """When the newest certificate ends, seconds since the epoch; None: there is none yet."""
         return self._current.identity.leaf.not_after if self._current else None
+
+
+def _first(roots: str) -> str:
+    """The first certificate of a PEM text, in one spelling."""
+    return "".join(roots.partition("-----END")[0].split())
 
 
 def _bare(protocol: int, alpn: Alpn) -> ssl.SSLContext:

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 
 from meshlib.errors import ControlPlaneError, MeshError
-from meshlib.runtime.ca import CertificateAuthority, Renewal
+from meshlib.runtime.ca import CertificateAuthority, Renewal, renewal_spread
 from meshlib.runtime.certificates import Certificates
 from meshlib.runtime.credential import Credential
 from meshlib.runtime.settings import Settings
+from meshlib.runtime.trust import Trust
 
 LONGEST_SLEEP = 60.0  # seconds: a suspended machine or a corrected clock is noticed within this
 RETRY = 5.0  # seconds after a fault of ours
@@ -28,6 +29,8 @@ class Enrolment:
 
     Args:
         on_identity: told our SPIFFE id whenever it changes.
+
+    `trust` is whom this process trusts: whoever hears of other roots tells it.
     """
 
     def __init__(self, settings: Settings, certificates: Certificates, on_identity: Callable[[str], None]) -> None:
@@ -36,11 +39,13 @@ class Enrolment:
         self._on_identity = on_identity
         self._stopped = False
         self._refused = ""
+        self._reissue = False
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meshlib-certificates", daemon=True)
+        self.trust = Trust(settings.read_root_cert, certificates, self.reissue)
         authority = CertificateAuthority(
             settings.control_plane,
-            settings.read_root_cert,
+            self.trust.control_plane_roots,
             Credential(settings.read_token, certificates, time.time),
             time.time,
             settings.instance,
@@ -63,11 +68,17 @@ class Enrolment:
         self._refused = fingerprint
         self._woken.set()
 
+    def reissue(self) -> None:
+        """Renew soon: another root signs than the one of our certificate. From any thread."""
+        self._reissue = True
+        self._woken.set()
+
     def _run(self) -> None:
         wait = 0.0
         while not self._sleep(wait):
             try:
                 self._heed_refusal()
+                self._heed_new_issuer()
                 wait = self._renewal.step()
                 self.problem = self._renewal.problem
             except Exception:  # a fault of ours must not end renewal: the certificate would run out
@@ -87,6 +98,12 @@ class Enrolment:
         if refused and identity is not None and identity.leaf.fingerprint == refused:
             _log.info("meshlib: the control plane does not accept our certificate: asking for another")
             self._renewal.hasten()
+
+    def _heed_new_issuer(self) -> None:
+        heard, self._reissue = self._reissue, False
+        if heard:
+            _log.info("meshlib: another root signs now: asking for another certificate")
+            self._renewal.hasten(renewal_spread(self._certificates))
 
     def _tell(self) -> None:
         """Log each new problem once, and tell a new identity."""

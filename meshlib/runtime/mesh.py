@@ -214,7 +214,7 @@ class Mesh:
         control = Control(
             settings,
             own_address(settings),
-            partial(Stream, Credential(settings.read_token, certificates, time.time, enrolment.replace)),
+            partial(Stream, Credential(settings.read_token, certificates, time.time, enrolment.replace), enrolment.trust),
             random.random,
             on_change=partial(_keep, balancers, self.counting.buckets),
         )

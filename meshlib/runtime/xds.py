@@ -22,6 +22,7 @@ from meshlib.runtime.credential import REFUSALS, Credential
 from meshlib.runtime.events import Announcement
 from meshlib.runtime.node import node_cluster, node_id, node_locality, node_metadata, served
 from meshlib.runtime.settings import Settings
+from meshlib.runtime.trust import Trust
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 INVALID_ARGUMENT = 3  # google.rpc.Code; what Envoy puts in a NACK
@@ -109,6 +110,7 @@ class Stream:
 
     Args:
         credential: what to show; told of a refusal before `on_end` is.
+        trust: whom to believe to be the control plane; told of the roots that the control plane sends.
 
     Raises SettingsError if the token or the root certificate cannot be read.
     """
@@ -116,6 +118,7 @@ class Stream:
     def __init__(
         self,
         credential: Credential,
+        trust: Trust,
         settings: Settings,
         announcement: Announcement,
         on_response: Callable[[bytes], None],
@@ -125,7 +128,8 @@ class Stream:
         self._node: Any | None = node(settings, announcement)
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._credential, self._shown = credential, credential.show()
-        credentials = grpc.ssl_channel_credentials(root_certificates=settings.read_root_cert())
+        self._trust = trust
+        credentials = grpc.ssl_channel_credentials(root_certificates=trust.control_plane_roots())
         self._channel = grpc.secure_channel(self._address, credentials, options=_CHANNEL_OPTIONS)
         call = self._channel.stream_stream(METHOD)
         self._call = call(iter(self._outgoing.get, None), metadata=self._shown.metadata)
@@ -136,6 +140,8 @@ class Stream:
         """Queue requests; never waits."""
         for ask in asks:
             self._outgoing.put(to_request(ask, self._node))
+            if self._node is not None:  # the first one says who we are
+                self._outgoing.put(self._trust.subscription())
             self._node = None
 
     def close(self) -> None:
@@ -147,7 +153,11 @@ class Stream:
     def _read(self, on_response: Callable[[bytes], None], on_end: Callable[[ControlPlaneError], None]) -> None:
         try:
             for raw in self._call:
-                on_response(raw)
+                answer = self._trust.answer(raw)
+                if answer is not None:
+                    self._outgoing.put(answer)
+                else:
+                    on_response(raw)
         except grpc.RpcError as error:
             on_end(self._translated(error))
         else:

@@ -14,6 +14,7 @@ from meshlib_control.intake import accept
 from meshlib_control.kinds import StringMatch
 from meshlib_control.kinds.virtual_service import HttpMatch
 from meshlib_control.model import Instance, Service, ServicePort, Severity, World
+from tests.support import worlds
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "conformance" / "istio" / "samples" / "bookinfo" / "networking"
 BOOKINFO = {"productpage": ("v1",), "details": ("v1",), "reviews": ("v1", "v2", "v3"), "ratings": ("v1",)}
@@ -157,6 +158,21 @@ def test_a_policy_for_nobody_is_a_warning() -> None:
     """IST0127: the selector's labels are nowhere in the namespace."""
     selector = "  selector: {matchLabels: {app: revews}}\n"
     assert told(peer("a", selector=selector)) == [("IST0127", "PeerAuthentication default/a", "spec.selector")]
+    policy = f"apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: a}}\nspec:\n{selector}"
+    assert told(policy) == [("IST0127", "AuthorizationPolicy default/a", "spec.selector")]
+    assert told(policy.replace("revews", "reviews")) == []
+
+
+def test_a_mesh_configuration_that_the_control_plane_does_not_follow_is_an_error() -> None:
+    """MSH0004: the trust domain is in every certificate and comes from the command line."""
+    head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n"
+    for domain, codes in (("old", ["MSH0004"]), ("cluster.local", [])):
+        found = worlds.world(f"{head}data: {{mesh: 'trustDomain: {domain}'}}\n")
+        assert [one.code for one in analyze(found)] == codes
+
+
+def test_a_policy_for_somebody_is_fine() -> None:
+    """The near miss of IST0127."""
     assert told(peer("a", selector="  selector: {matchLabels: {app: reviews}}\n")) == []
 
 

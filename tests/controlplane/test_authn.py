@@ -29,7 +29,7 @@ def authority(tmp_path: Path) -> CertificateAuthority:
 
 @pytest.fixture
 def authenticator(issuer: TokenIssuer, authority: CertificateAuthority) -> Authenticator:
-    return Authenticator(issuer, "cluster.local", lambda: NOW, authority.root_pem)
+    return Authenticator(issuer, "cluster.local", lambda: NOW, lambda: authority.roots_pem)
 
 
 def certified(authority: CertificateAuthority, now: datetime, name: str = "spiffe://cluster.local/ns/shop/sa/reviews") -> str:
@@ -72,7 +72,7 @@ def test_no_credential_is_refused_with_the_command_that_makes_one(authenticator)
 
 def test_an_expired_token_says_so(issuer, authority):
     """The token's own error passes through."""
-    later = Authenticator(issuer, "cluster.local", lambda: NOW + timedelta(days=2), authority.root_pem)
+    later = Authenticator(issuer, "cluster.local", lambda: NOW + timedelta(days=2), lambda: authority.roots_pem)
     with pytest.raises(TokenExpired, match="expired at"):
         later.caller(bearer(issuer.create("shop", "reviews", NOW)))
 
@@ -85,7 +85,7 @@ def test_a_certificate_makes_the_same_caller_as_a_token(authenticator, authority
 
 def test_an_expired_certificate_says_so(authority, issuer):
     """With the way to join again."""
-    later = Authenticator(issuer, "cluster.local", lambda: NOW + timedelta(hours=2), authority.root_pem)
+    later = Authenticator(issuer, "cluster.local", lambda: NOW + timedelta(hours=2), lambda: authority.roots_pem)
     with pytest.raises(CredentialError, match=r"it has expired: .* Join again with a token: meshlib token create"):
         later.caller(bearer(certified(authority, NOW)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from meshlib.errors import SettingsError
-from meshlib_control.ca import CertificateAuthority, RequestRejected, open_authority
+from meshlib_control.ca import CertificateAuthority, open_authority
+from meshlib_control.ca_request import RequestRejected
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 REVIEWS = "spiffe://cluster.local/ns/default/sa/bookinfo-reviews"
@@ -158,70 +157,6 @@ def test_broken_requests_are_refused(authority, text):
     """No input makes anything but a refusal."""
     with pytest.raises(RequestRejected, match="signing request"):
         authority.issue(text, REVIEWS, DAY, NOW)
-
-
-def test_a_restart_keeps_the_root(tmp_path):
-    """The same folder gives the same root; services keep their trust."""
-    first = open_authority(tmp_path, NOW)
-    assert open_authority(tmp_path, NOW + DAY).certificate == first.certificate
-
-
-def test_the_root_key_is_its_owners_alone_and_lives_ten_years(tmp_path):
-    """Mode 0600, P-256."""
-    authority = open_authority(tmp_path, NOW)
-    assert (tmp_path / "root-key.pem").stat().st_mode & 0o777 == 0o600
-    assert isinstance(authority.key.curve, ec.SECP256R1)
-    assert authority.certificate.not_valid_after_utc == NOW + timedelta(days=3650)
-
-
-def test_a_root_key_that_others_can_read_is_refused_with_advice(tmp_path):
-    """It may be known; the text says how to go on."""
-    open_authority(tmp_path, NOW)
-    os.chmod(tmp_path / "root-key.pem", 0o640)
-    with pytest.raises(SettingsError, match=r"0640.*chmod 600"):
-        open_authority(tmp_path, NOW)
-
-
-@pytest.mark.parametrize("name", ["root-key.pem", "root-cert.pem"])
-def test_half_a_root_is_refused_instead_of_made_anew(tmp_path, name):
-    """A new root would cut every service off; that needs a person's decision."""
-    open_authority(tmp_path, NOW)
-    (tmp_path / name).unlink()
-    with pytest.raises(SettingsError, match=name):
-        open_authority(tmp_path, NOW)
-
-
-@pytest.mark.parametrize("name", ["root-key.pem", "root-cert.pem"])
-def test_a_broken_root_file_is_named(tmp_path, name):
-    """The text names the file."""
-    open_authority(tmp_path, NOW)
-    (tmp_path / name).write_text("garbage")
-    with pytest.raises(SettingsError, match=name):
-        open_authority(tmp_path, NOW)
-
-
-def test_a_key_of_another_root_is_refused(tmp_path):
-    """Certificates signed with it would be trusted by nobody."""
-    open_authority(tmp_path / "a", NOW)
-    open_authority(tmp_path / "b", NOW)
-    (tmp_path / "a/root-key.pem").write_bytes((tmp_path / "b/root-key.pem").read_bytes())
-    with pytest.raises(SettingsError, match="do not belong together"):
-        open_authority(tmp_path / "a", NOW)
-
-
-@pytest.mark.parametrize(("now", "words"), [(NOW - DAY, "set the clock"), (NOW + timedelta(days=4000), "remove root-key.pem")])
-def test_a_root_that_is_not_valid_now_is_refused_with_advice(tmp_path, now, words):
-    """A wrong clock and an old root need different answers."""
-    open_authority(tmp_path, NOW)
-    with pytest.raises(SettingsError, match=words):
-        open_authority(tmp_path, now)
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    """A file stands where the folder should be."""
-    (tmp_path / "data").write_text("")
-    with pytest.raises(SettingsError, match=r"cannot write .*data"):
-        open_authority(tmp_path / "data", NOW)
 
 
 def test_the_servers_certificate_names_loopback_and_the_given_hosts(authority):

@@ -62,7 +62,7 @@ class Running:
             return list((await call(request, metadata=metadata, timeout=10)).cert_chain)
 
     def channel(self) -> Any:
-        return grpc.aio.secure_channel(self.address, grpc.ssl_channel_credentials(self.authority.root_pem))
+        return grpc.aio.secure_channel(self.address, grpc.ssl_channel_credentials(self.authority.roots_pem))
 
 
 @pytest.fixture
@@ -70,8 +70,10 @@ async def ca(tmp_path: Path) -> AsyncIterator[Running]:
     clock = Clock()
     authority = open_authority(tmp_path, clock())
     issuer = open_issuer(tmp_path)
-    handler = certificate_handler(authority, Authenticator(issuer, "cluster.local", clock, authority.root_pem), clock)
-    credentials = server_credentials(RenewedCertificate(authority, [], clock))
+    handler = certificate_handler(
+        lambda: authority, Authenticator(issuer, "cluster.local", clock, lambda: authority.roots_pem), clock
+    )
+    credentials = server_credentials(RenewedCertificate(lambda: authority, [], clock))
     server, address = listen_grpc(Address("127.0.0.1", 0), credentials, [handler])
     await server.start()
     yield Running(authority, issuer, f"localhost:{address.port}", clock)
@@ -97,7 +99,7 @@ async def test_the_credential_decides_the_identity(ca):
     wish = signing_request(name="spiffe://cluster.local/ns/istio-system/sa/admin")
     chain = await ca.ask(ca.token("bookinfo-reviews"), wish)
     assert uris(chain[0]) == ["spiffe://cluster.local/ns/default/sa/bookinfo-reviews"]
-    assert chain[-1].encode() == ca.authority.root_pem
+    assert chain[-1].encode() == ca.authority.roots_pem
 
 
 async def test_the_lifetime_asked_for_is_given(ca):

@@ -183,11 +183,42 @@ spec:
     assert sorted(fields(text)) == ["spec.addresses", "spec.endpoints[0].network", "spec.ports[1].protocol"]
 
 
-@pytest.mark.parametrize("kind", ["AuthorizationPolicy", "RequestAuthentication"])
-def test_a_policy_that_protects_nobody_yet_is_an_error(kind: str) -> None:
+def policy(kind: str, spec: str) -> str:
+    return f"apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "field"),
+    [
+        ("RequestAuthentication", "{}", ""),
+        ("AuthorizationPolicy", "{action: CUSTOM, provider: {name: a}, rules: [{}]}", "spec.action"),
+        (
+            "AuthorizationPolicy",
+            "{targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: a}}",
+            "spec.targetRef.kind",
+        ),
+    ],
+)
+def test_a_policy_that_does_not_protect_as_written_is_an_error(kind: str, spec: str, field: str) -> None:
     """Who relies on it must not overlook it."""
-    (finding,) = findings(f"apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{}}\n")
-    assert finding.severity is Severity.ERROR
+    (finding,) = findings(policy(kind, spec))
+    assert (finding.severity, finding.field) == (Severity.ERROR, field)
+
+
+def test_an_authorization_policy_is_honoured_whole() -> None:
+    """Every field of a rule, and both ways to say for whom it is."""
+    rule = (
+        "{from: [{source: {principals: [a]}}], to: [{operation: {paths: [/a]}}], when: [{key: source.ip, values: [1.2.3.4]}]}"
+    )
+    assert findings(policy("AuthorizationPolicy", f"{{selector: {{matchLabels: {{a: b}}}}, rules: [{rule}]}}")) == []
+    assert findings(policy("AuthorizationPolicy", "{action: DENY, targetRefs: [{kind: Service, name: a}], rules: [{}]}")) == []
+
+
+def test_fields_of_the_mesh_configuration_that_do_nothing_yet_are_named() -> None:
+    """They are inside a text; the line is where it begins."""
+    text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |-\n"
+    (finding,) = findings(f"{text}    trustDomainAliases: [old]\n    accessLogFile: /dev/stdout\n")
+    assert (finding.field, finding.line, finding.code) == ("data.mesh.accessLogFile", 5, effective.NOT_EFFECTIVE)
 
 
 def test_a_delegate_is_not_effective_yet() -> None:

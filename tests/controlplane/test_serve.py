@@ -301,5 +301,5 @@ async def test_secrets_are_private(tmp_path):
     """Everything in the data folder that opens a door."""
     async with running(tmp_path):
         modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "data").iterdir()}
-    assert modes["root-key.pem"] == modes["token-key.pem"] == modes["admin.token"] == 0o600
+    assert modes["ca.json"] == modes["token-key.pem"] == modes["admin.token"] == 0o600
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700

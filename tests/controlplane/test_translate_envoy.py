@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -382,7 +383,9 @@ def test_the_roots_are_served_and_no_key() -> None:
     found = World(roots="-----BEGIN CERTIFICATE-----")
     assert decoded(translate(found, sidecar(), SECRET, "ROOTCA")).validation_context.trusted_ca.inline_string == found.roots
     assert translate(found, sidecar(), SECRET, "default") is None
-    assert translate(found, server(), SECRET, "ROOTCA") is None
+    library, grpc = (replace(sidecar(), kind=kind) for kind in ("library", "grpc"))
+    assert translate(found, library, SECRET, "ROOTCA") == translate(found, sidecar(), SECRET, "ROOTCA")
+    assert translate(found, grpc, SECRET, "ROOTCA") is None  # rejects SDS; has files
 
 
 # The real one

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from meshlib_control.analyze import conflicts, destinations, habits, unreachable
+from meshlib_control.analyze import conflicts, destinations, habits, mesh_wide, unreachable
 from meshlib_control.index import indexed
 from meshlib_control.model import Finding, MeshObject, Severity, World
 
@@ -21,9 +21,16 @@ _OF_OBJECT: Final[Mapping[str, tuple[Callable[[World, MeshObject], Iterator[Find
         lambda _, found: habits.weights(found),
     ),
     "DestinationRule": (destinations.destination_rule,),
-    "PeerAuthentication": (destinations.peer_authentication,),
+    "PeerAuthentication": (destinations.selector,),
+    "RequestAuthentication": (destinations.selector,),
+    "AuthorizationPolicy": (destinations.selector,),
 }
-_OF_WORLD: Final = (conflicts.virtual_services, conflicts.peer_authentications, conflicts.service_entries)
+_OF_WORLD: Final = (
+    conflicts.virtual_services,
+    conflicts.peer_authentications,
+    conflicts.service_entries,
+    mesh_wide.mesh_configuration,
+)
 _ORDER: Final = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
 

@@ -9,7 +9,14 @@ from collections.abc import Iterator, Sequence
 
 from meshlib_control import names
 from meshlib_control.analyze.finding import finding
-from meshlib_control.kinds import Destination, DestinationRule, PeerAuthentication, VirtualService
+from meshlib_control.kinds import (
+    AuthorizationPolicy,
+    Destination,
+    DestinationRule,
+    PeerAuthentication,
+    RequestAuthentication,
+    VirtualService,
+)
 from meshlib_control.kinds.virtual_service import HttpRoute, TcpRoute, TlsRoute
 from meshlib_control.mistakes import did_you_mean, item
 from meshlib_control.model import Finding, MeshObject, ObjectKey, Service, Severity, World
@@ -155,14 +162,17 @@ def destination_rule(world: World, found: MeshObject) -> Iterator[Finding]:
             yield finding(EMPTY_SUBSET, Severity.WARNING, found, path, message, "start such an instance, or mend the labels")
 
 
-def peer_authentication(world: World, found: MeshObject) -> Iterator[Finding]:
-    """The selector of a PeerAuthentication selects something."""
-    spec: PeerAuthentication = found.spec
+def selector(world: World, found: MeshObject) -> Iterator[Finding]:
+    """The selector of a policy selects something."""
+    spec: PeerAuthentication | RequestAuthentication | AuthorizationPolicy = found.spec
     wanted = spec.selector.match_labels if spec.selector else {}
     if not wanted or not world.services:
         return
     everyone = (one for service in world.services.values() for instances in service.instances.values() for one in instances)
-    if not any(one.namespace == found.key.namespace and wanted.items() <= one.labels.items() for one in everyone):
+    anywhere = found.key.namespace == world.root_namespace
+    if not any(
+        (anywhere or one.namespace == found.key.namespace) and wanted.items() <= one.labels.items() for one in everyone
+    ):
         shown = ",".join(f"{name}={value}" for name, value in sorted(wanted.items()))
         message = f"No matching workloads for this resource with the following labels: {shown}"
         yield finding(NO_WORKLOAD, Severity.WARNING, found, "spec.selector", message)

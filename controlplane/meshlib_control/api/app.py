@@ -20,7 +20,7 @@ from meshlib_control.desk import Desk, NotFound, Refused
 from meshlib_control.store import StoreError
 
 from .answers import answer_error, answer_problems
-from .bodies import ApplyBody, ExplainBody, TokenBody, read_body
+from .bodies import ApplyBody, ExplainBody, RotateBody, TokenBody, read_body
 from .guard import SUBJECT, BodyTooLarge, Guard
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -47,6 +47,8 @@ def create_app(desk: Desk, credentials: Credentials, *, loopback: bool) -> ASGIA
             Route("/v1/edges", routes.edges),
             Route("/v1/explain", routes.explain, methods=["POST"]),
             Route("/v1/tokens", routes.create_token, methods=["POST"]),
+            Route("/v1/ca", routes.authority),
+            Route("/v1/ca/rotate", routes.rotate, methods=["POST"]),
         ],
         exception_handlers={404: _no_such_path, 405: _no_such_method, **dict.fromkeys(_STATUSES, _refusal)},
     )
@@ -100,6 +102,13 @@ class _Routes:
     async def create_token(self, request: Request) -> Response:
         body = await read_body(request, TokenBody)
         return JSONResponse(self._desk.create_token(_subject(request), body.wish()))
+
+    async def authority(self, request: Request) -> Response:
+        return JSONResponse(self._desk.authority(_subject(request)))
+
+    async def rotate(self, request: Request) -> Response:
+        body = await read_body(request, RotateBody)
+        return JSONResponse(self._desk.rotate(_subject(request), hurry=body.hurry))
 
 
 def _subject(request: Request) -> Subject:

@@ -84,6 +84,16 @@ class ExplainBody(Struct, frozen=True, forbid_unknown_fields=True):
     namespace: _Name = "default"
 
 
+class RotateBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """What `ca rotate` sends.
+
+    Args:
+        hurry: take the next step of a replacement that is under way without waiting for anybody.
+    """
+
+    hurry: bool = False
+
+
 class BadBody(ConfigurationError):
     """The body is no JSON, or not of the form that the path takes."""
 

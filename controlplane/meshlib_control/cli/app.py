@@ -24,6 +24,7 @@ COMMANDS = {
     "explain": ("explain", "explain"),
     "ratelimit": ("ratelimit", "ratelimit"),
     "token": ("join_token", "app"),
+    "ca": ("ca", "app"),
     "certs": ("certs", "app"),
     "bootstrap": ("bootstrap", "app"),
     "version": ("version", "version"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .failure import UNREACHABLE, USAGE, Failure
+from .in_use import Json, compared, unsent
 
 TIMEOUT: Final = 10.0  # seconds
 _MESSAGES: Final = {
@@ -17,11 +20,9 @@ _MESSAGES: Final = {
     "cluster": "envoy.config.cluster.v3.Cluster",
 }
 
-Json = Mapping[str, Any]
 
-
-def compared(url: str, kind: str, resources: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The resources, each with `inUse`: `same`, `differs`, `missing`; and those that Envoy has without being sent: `extra`.
+def with_config_dump(url: str, kind: str, resources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The resources, each with `inUse` (see `in_use`), and what Envoy has without being sent it.
 
     Args:
         url: of Envoy's administration, `http://127.0.0.1:15000`.
@@ -30,10 +31,13 @@ def compared(url: str, kind: str, resources: list[dict[str, Any]]) -> list[dict[
     Raises:
         Failure: it cannot be reached, or it is no Envoy.
     """
-    used = dict(_used(kind, _config_dump(url)))
-    found = [{**one, "inUse": _judged(kind, one, used.pop(one["name"], None))} for one in resources]
-    # Clusters without EDS bring their own endpoints.
-    return found if kind == "endpoint" else found + [_extra(kind, name) for name in sorted(used)]
+    used = {name: _canonical(kind, body) for name, body in _used(kind, _config_dump(url))}
+    found = [compared(one, used.pop(one["name"], None), _SAME.get(kind, operator.eq)) for one in resources]
+    if kind == "endpoint":  # clusters without EDS bring their own
+        return found
+    if kind == "secret":  # its certificate comes from its own machine, never from the control plane
+        return found + [{**unsent(kind, name, "own"), "held": {"tlsCertificate": {}}} for name in sorted(used)]
+    return found + [unsent(kind, name) for name in sorted(used)]
 
 
 def _config_dump(url: str) -> list[Json]:
@@ -69,35 +73,25 @@ def _used(kind: str, configs: list[Json]) -> Iterator[tuple[str, Json]]:
             yield secret["name"], secret["secret"]
 
 
-def _judged(kind: str, resource: Json, used: Json | None) -> str:
-    if resource["held"] is None:
-        return "-" if used is None else "extra"
-    if used is None:
-        return "missing"
-    return "same" if _same(kind, resource["held"], used) else "differs"
-
-
-def _same(kind: str, sent: Json, used: Json) -> bool:
-    if kind in _MESSAGES:
-        return _message(kind, sent) == _message(kind, used)
-    if kind == "endpoint":
-        # Envoy writes its own account of endpoints, not what it was sent.
-        return set(_addresses(sent, "lbEndpoints", "socketAddress", "portValue")) == set(
-            _addresses(used, "lb_endpoints", "socket_address", "port_value")
-        )
-    return str(_trusted(sent, "validationContext", "trustedCa")) == str(_trusted(used, "validation_context", "trusted_ca"))
-
-
-def _message(kind: str, body: Json) -> bytes:
+def _canonical(kind: str, body: Json) -> Json:
+    """Envoy writes protobuf's own names, we JSON's."""
+    if kind not in _MESSAGES:
+        return body
     from google.protobuf import json_format
 
     from meshlib.config.messages import message
 
-    # Envoy writes protobuf's own names, we JSON's; both mean the same message.
-    plain = {name: value for name, value in body.items() if name != "@type"}
     made = message(_MESSAGES[kind])()
-    json_format.ParseDict(plain, made, descriptor_pool=made.DESCRIPTOR.file.pool)
-    return bytes(made.SerializeToString(deterministic=True))
+    pool = made.DESCRIPTOR.file.pool
+    json_format.ParseDict({name: value for name, value in body.items() if name != "@type"}, made, descriptor_pool=pool)
+    return dict(json_format.MessageToDict(made, descriptor_pool=pool))
+
+
+def _same_endpoints(sent: Json, used: Json) -> bool:
+    """Envoy writes its own account of endpoints, not what it was sent."""
+    return set(_addresses(sent, "lbEndpoints", "socketAddress", "portValue")) == set(
+        _addresses(used, "lb_endpoints", "socket_address", "port_value")
+    )
 
 
 def _addresses(body: Json, endpoints: str, socket: str, port: str) -> Iterator[tuple[str, int]]:
@@ -107,24 +101,15 @@ def _addresses(body: Json, endpoints: str, socket: str, port: str) -> Iterator[t
             yield where["address"], where[port]
 
 
-def _trusted(body: Json, context: str, ca: str) -> str:
-    import base64
+def _same_roots(sent: Json, used: Json) -> bool:
+    return _trusted(sent, "validationContext", "trustedCa") == _trusted(used, "validation_context", "trusted_ca")
 
+
+def _trusted(body: Json, context: str, ca: str) -> str:
     found = body.get(context, {}).get(ca, {})
     text = found.get("inlineString") or found.get("inline_string")
     # Envoy may show it as bytes.
     return str(text or base64.b64decode(found.get("inlineBytes") or found.get("inline_bytes") or "").decode())
 
 
-def _extra(kind: str, name: str) -> dict[str, Any]:
-    # Its certificate comes from its own machine, never from the control plane.
-    own = kind == "secret"
-    return {
-        "type": kind,
-        "name": name,
-        "status": "-",
-        "held": {"tlsCertificate": {}} if own else None,
-        "error": "",
-        "objects": [],
-        "inUse": "own" if own else "extra",
-    }
+_SAME: Final = {"endpoint": _same_endpoints, "secret": _same_roots}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
 from .client import find_api
-from .failure import FAILURE, Failure
+from .failure import FAILURE, USAGE, Failure
 from .options import ApiOption, OutputOption
 from .output import Format, document, say, write, write_table
 
@@ -21,7 +21,11 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A client, as `meshlib
 Admin = Annotated[
     str, typer.Option("--admin", metavar="URL", help="An Envoy's administration: compares what it uses with what it was sent.")
 ]
-Row = Mapping[str, Any]
+Csds = Annotated[
+    str,
+    typer.Option("--csds", metavar="HOST:PORT", help="A gRPC program's client status service: compares, as --admin does."),
+]
+Row = dict[str, Any]
 
 
 @app.callback()
@@ -30,8 +34,8 @@ def _group() -> None:
 
 
 def _command(kind: str) -> Callable[..., None]:
-    def show(name: Name, admin: Admin = "", output: OutputOption = Format.TABLE, api: ApiOption = "") -> None:
-        _show(kind, name, admin, output, api)
+    def show(name: Name, admin: Admin = "", csds: Csds = "", output: OutputOption = Format.TABLE, api: ApiOption = "") -> None:
+        _show(kind, name, admin, csds, output, api)
 
     show.__doc__ = f"Show the {kind}s of a client.\n\nExample: meshlib pc {kind} reviews-v1"
     return show
@@ -42,14 +46,15 @@ for _kind, _short in _ALIASES.items():
         app.command(_name, hidden=_name != _kind)(_command(_kind))
 
 
-def _show(kind: str, name: str, admin: str, output: Format, api: str) -> None:
-    found = find_api(api).get(f"/v1/proxies/{quote(name, safe='')}/config", type=kind)["items"]
+def _show(kind: str, name: str, admin: str, csds: str, output: Format, api: str) -> None:
+    if admin and csds:
+        raise Failure("--admin is for an Envoy, --csds for a gRPC program", f"meshlib pc {kind} {name} --csds {csds}", USAGE)
+    # Whose resources a gRPC program's are shows only when all types are looked at.
+    found = find_api(api).get(f"/v1/proxies/{quote(name, safe='')}/config", type="" if csds else kind)["items"]
     if admin:
-        from .envoy_admin import compared
-
-        if len(found) != 1 or found[0]["kind"] != "envoy":
-            raise Failure(f"--admin is for one Envoy; {name} is {_what(found)}", f"meshlib pc {kind} {name}", FAILURE)
-        found = [{**found[0], "resources": compared(admin, kind, found[0]["resources"])}]
+        found = _with_config_dump(kind, name, admin, found)
+    if csds:
+        found = _with_client_status(kind, name, csds, found)
     if output is not Format.TABLE:
         write(document("ProxyConfig", items=found), output)
         return
@@ -57,6 +62,22 @@ def _show(kind: str, name: str, admin: str, output: Format, api: str) -> None:
         if len(found) > 1:
             say(f"{item['id']} ({item['kind']}, since {item['connectedSince']})")
         _print(kind, item)
+
+
+def _with_config_dump(kind: str, name: str, admin: str, found: list[Row]) -> list[Row]:
+    from .envoy_admin import with_config_dump
+
+    if len(found) != 1 or found[0]["kind"] != "envoy":
+        raise Failure(f"--admin is for one Envoy; {name} is {_what(found)}", f"meshlib pc {kind} {name}", FAILURE)
+    return [{**found[0], "resources": with_config_dump(admin, kind, found[0]["resources"])}]
+
+
+def _with_client_status(kind: str, name: str, csds: str, found: list[Row]) -> list[Row]:
+    from .client_status import with_client_status
+
+    if any(item["kind"] != "grpc" for item in found):
+        raise Failure(f"--csds is for gRPC's own client; {name} is {_what(found)}", f"meshlib pc {kind} {name}", FAILURE)
+    return with_client_status(csds, kind, found)
 
 
 def _what(found: list[Row]) -> str:

@@ -169,14 +169,23 @@ def differences(resource: Body) -> Iterator[str]:
     if resource["error"]:
         objects = ", ".join(resource["objects"]) or "no object"
         yield f"{resource['name']} was rejected: {resource['error']} (made from {objects})"
-    if "wanted" not in resource or resource["status"] in ("synced", "absent"):
-        return
-    lines = list(_unified(resource.get("held"), resource["wanted"]))
+    title, before, after = _compared(resource)
+    lines = list(_unified(before, after))
     if lines:
-        yield f"{resource['name']}: - acknowledged, + wanted"
+        yield f"{resource['name']}: {title}"
     yield from lines[:LONGEST_DIFFERENCE]
     if len(lines) > LONGEST_DIFFERENCE:
         yield f"... {len(lines) - LONGEST_DIFFERENCE} more lines: -o json"
+
+
+def _compared(resource: Body) -> tuple[str, Body | None, Body | None]:
+    """Which two bodies are to be shown as a difference; twice the same one if none."""
+    wanted = resource.get("wanted", resource["held"])
+    if "used" in resource:
+        return "- in use, + wanted", resource["used"], wanted
+    if resource["status"] in ("synced", "absent"):
+        return "", wanted, wanted
+    return "- acknowledged, + wanted", resource["held"], wanted
 
 
 def _unified(held: Body | None, wanted: Body | None) -> Iterator[str]:

@@ -211,6 +211,15 @@ class DiscoveryService:
         ]
         return sorted(found, key=lambda one: (one.node.id, one.connected_since))
 
+    def states(self, type_url: str, name: str) -> list[tuple[Node, SyncState | None]]:
+        """Each stream's node, and how far it is with one name; None: it does not follow it."""
+        current = self._snapshots.current
+        return [
+            (stream.node, stream.table.state_of(type_url, name, current.view(stream.node)))
+            for stream in self._streams.values()
+            if stream.node is not None
+        ]
+
     def _publish(self) -> None:
         self._snapshots.publish(self._objects_world())
         current = self._snapshots.current

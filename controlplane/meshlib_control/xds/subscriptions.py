@@ -170,15 +170,18 @@ class _Subscription:
         """Every name that the client wants or holds, with what it acknowledged and what the view holds for it."""
         unanswered = {name for _, touched in self.open.values() for name in touched}
         for name in sorted({*self.wanted(view), *self.sent}):
-            yield Entry(
-                name=name,
-                sent=self.sent.get(name, ""),
-                accepted=self.accepted.get(name),
-                wanted=view.resource(self.type_url, name),
-                unanswered=name in unanswered,
-                error=self.error if name in self.rejected else "",
-                objects=self.rejected.get(name, ()),
-            )
+            yield self.entry(name, view, unanswered=name in unanswered)
+
+    def entry(self, name: str, view: View, *, unanswered: bool) -> Entry:
+        return Entry(
+            name=name,
+            sent=self.sent.get(name, ""),
+            accepted=self.accepted.get(name),
+            wanted=view.resource(self.type_url, name),
+            unanswered=unanswered,
+            error=self.error if name in self.rejected else "",
+            objects=self.rejected.get(name, ()),
+        )
 
     def _state(self) -> SyncState:
         if self.error:
@@ -271,6 +274,14 @@ class Subscriptions:
     def entries(self, view: View) -> Mapping[str, tuple[Entry, ...]]:
         """For each type of the stream, in push order, what the client wants or holds."""
         return {one.type_url: tuple(one.entries(view)) for one in self._types.values()}
+
+    def state_of(self, type_url: str, name: str, view: View) -> SyncState | None:
+        """How far the client is with one name; None: it does not follow it."""
+        subscription = self._types.get(type_url)
+        if subscription is None or name not in subscription.names:
+            return None
+        unanswered = any(name in touched for _, touched in subscription.open.values())
+        return subscription.entry(name, view, unanswered=unanswered).state
 
     def _response(self, subscription: _Subscription, view: View) -> Response | None:
         update = _update(self._variant, subscription, view)

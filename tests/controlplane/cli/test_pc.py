@@ -144,6 +144,7 @@ def test_a_rejection_is_told_with_its_reason_its_object_and_the_difference(
 def test_what_was_asked_for_and_does_not_exist_is_absent(meshlib: Any, client: Client) -> None:
     """That is no difference."""
     client.accept(client.ask(CLUSTER, "outbound|9080|v9|" + HOST))
+    wait(lambda: entries(meshlib, "cluster")["outbound|9080|v9|" + HOST]["status"] != "pending")
     found = meshlib("pc", "cluster", "reviews-v1")
     assert found.out.splitlines()[1].split() == ["reviews.default", "9080", "v9", "-", "-", "absent"]
     assert found.err == ""

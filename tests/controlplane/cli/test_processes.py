@@ -105,7 +105,7 @@ def test_a_root_key_that_others_can_read_is_a_failure_with_advice(tmp_path):
     """The secret may be known to them."""
     with control_plane("--data", str(tmp_path / "data")):
         pass
-    (tmp_path / "data/root-key.pem").chmod(0o644)
+    (tmp_path / "data/ca.json").chmod(0o644)
     result = meshlib("controlplane", "--data", str(tmp_path / "data"), *FREE_PORTS)
     assert result.returncode == 1
     assert "chmod 600" in result.stderr.splitlines()[-1]

@@ -44,7 +44,7 @@ class ControlPlane:
 
     @property
     def root(self) -> bytes:
-        return self._authority.root_pem
+        return self._authority.roots_pem
 
     def client(
         self, token: str = TOKEN, wall: Callable[[], float] | None = None, root: bytes | None = None

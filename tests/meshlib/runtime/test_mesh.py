@@ -439,7 +439,7 @@ def test_a_control_plane_that_does_not_prove_itself(
 
     monkeypatch.setattr(control, "PATIENCE", 0.5)
     other = tmp_path / "other.pem"
-    other.write_bytes(open_authority(tmp_path / "other-ca", datetime.now(UTC)).root_pem)
+    other.write_bytes(open_authority(tmp_path / "other-ca", datetime.now(UTC)).roots_pem)
     mesh = make_mesh(root_cert=str(other))
     assert mesh.resolve("ratings:9080") is ABSENT
     assert isinstance(mesh.problem, ControlPlaneError)

@@ -61,14 +61,14 @@ def test_a_control_plane_with_a_new_root(
     control_plane.stop()
     assert becomes(lambda: not live(mesh))
     control_plane.authority = open_authority(tmp_path / "new", datetime.now(UTC))
-    Path(settings.root_cert).write_bytes(control_plane.authority.root_pem)
+    Path(settings.root_cert).write_bytes(control_plane.authority.roots_pem)
     control_plane.shown.clear()
     control_plane.start()
     assert becomes(lambda: live(mesh), 10)
     assert becomes(lambda: mesh.certificates.generation == 2)
     identity = mesh.certificates.identity
     assert identity is not None
-    assert identity.roots.encode() == control_plane.authority.root_pem
+    assert identity.roots.encode() == control_plane.authority.roots_pem
     assert control_plane.shown[0] == "certificate"
     assert "token" in control_plane.shown
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -1,6 +1,11 @@
-"""Secrets (SDS) that are none: the certificates that prove the mesh. There is no key in any World."""
+"""Secrets (SDS) that are none: the certificates that prove the mesh. There is no key in any World.
+
+Followed by Envoy and by the library. grpcio rejects SDS; what it trusts is in files.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 from meshlib.config.messages import message
 from meshlib_control.model import Node, Resource, World
@@ -11,7 +16,16 @@ ROOTS = "ROOTCA"
 
 def secret(world: World, node: Node, name: str) -> Resource | None:
     """The roots under Istio's name; None for everything else, `default` above all."""
-    if name != ROOTS or node.kind != "envoy" or not world.roots:
+    if name != ROOTS or node.kind == "grpc" or not world.roots:
         return None
-    trusted = {"trusted_ca": {"inline_string": world.roots}}
-    return resource(name, message("envoy.extensions.transport_sockets.tls.v3.Secret")(name=name, validation_context=trusted))
+    body = message("envoy.extensions.transport_sockets.tls.v3.Secret")(name=name, validation_context=validation(world.roots))
+    return resource(name, body)
+
+
+def validation(roots: str) -> dict[str, Any]:
+    """What a peer's certificate must lead to: a CertificateValidationContext.
+
+    Args:
+        roots: PEM.
+    """
+    return {"trusted_ca": {"inline_string": roots}}
