@@ -40,6 +40,7 @@ MODULES = (
     "envoy.extensions.upstreams.http.v3.http_protocol_options_pb2",
     "envoy.extensions.transport_sockets.tls.v3.tls_pb2",
     "envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2",
+    "envoy.extensions.matching.common_inputs.ssl.v3.ssl_inputs_pb2",
     "envoy.extensions.path.match.uri_template.v3.uri_template_match_pb2",
     "envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2",
     "envoy.service.auth.v3.external_auth_pb2",

@@ -16,6 +16,7 @@ from meshlib_control import mesh_config
 from meshlib_control.kinds import RBAC
 from meshlib_control.mistakes import child, item, line_of
 from meshlib_control.model import Finding, MeshObject, Severity
+from meshlib_control.translate import envoy_filter
 from meshlib_control.yaml import walk
 
 NOT_EFFECTIVE: Final = "MSH0001"
@@ -104,6 +105,7 @@ HONOURED: Final[Mapping[str, frozenset[str]]] = {
         f"spec.{name}" for name in ("address", "ports", "labels", "locality", "weight", "serviceAccount")
     ),
     "PeerAuthentication": frozenset({"spec.selector", "spec.mtls", "spec.portLevelMtls"}),
+    "RateLimit": frozenset(f"spec.{name}" for name in ("selector", "match", "keys", "application", "local", "global")),
     "AuthorizationPolicy": frozenset(
         f"spec.{name}" for name in ("selector", "targetRef", "targetRefs", "rules", "action", "provider")
     ),
@@ -159,7 +161,7 @@ LIMITS: Final[Mapping[str, Mapping[str, Callable[[Any], str]]]] = {
 
 # Who counts on these for protection must not overlook that something else happens.
 _PROTECTING: Final = frozenset({"AuthorizationPolicy", "RequestAuthentication"})
-_MESH_GROUPS: Final = (".istio.io", "gateway.networking.k8s.io")
+_MESH_GROUPS: Final = (".istio.io", "gateway.networking.k8s.io", "meshlib.dev")
 
 
 def findings(objects: Iterable[MeshObject]) -> list[Finding]:
@@ -171,6 +173,9 @@ def _of_object(found: MeshObject) -> Iterator[Finding]:
     if found.key == mesh_config.KEY:
         for path in mesh_config.idle_fields(found):
             yield _finding(found, path, f"{_last(path)} is not effective yet")
+        return
+    if found.key.kind == "EnvoyFilter" and found.spec is not None:
+        yield from (_finding(found, path, problem) for path, problem in envoy_filter.problems(found))
         return
     whole = _whole_object(found)
     if whole is None:

@@ -112,7 +112,7 @@ class Buckets:
             if named is None:
                 continue
             key = (limit.name, named.entries, named.bucket)
-            if named.entries == entries:
+            if _is_fixed(named.entries):
                 yield self._one(key, now)
             else:
                 yield self._one_of_values(key, entries, limit.most_values, now)
@@ -137,9 +137,13 @@ class Buckets:
 def _find(named: Sequence[Named], entries: Entries) -> Named | None:
     """The descriptor that is written exactly so; else the first whose empty values leave room for it (Envoy)."""
     for one in named:
-        if one.entries == entries and all(value for _, value in entries):
+        if one.entries == entries and _is_fixed(entries):
             return one
     return next((one for one in named if _fits(one.entries, entries)), None)
+
+
+def _is_fixed(entries: Entries) -> bool:
+    return all(value for _, value in entries)
 
 
 def _fits(pattern: Entries, entries: Entries) -> bool:

@@ -36,8 +36,8 @@ networking/certmanager-gateway.yaml VirtualService istio-system/cert-manager spe
 networking/egress-rule-google-apis.yaml DestinationRule default/originate-tls-for-googleapis \
 spec.trafficPolicy.portLevelSettings[0].tls.mode
 networking/egress-rule-google-apis.yaml ServiceEntry default/googleapis spec.ports[1].protocol
-policy/productpage_envoy_ratelimit.yaml EnvoyFilter istio-system/filter-ratelimit
-policy/productpage_envoy_ratelimit.yaml EnvoyFilter istio-system/filter-ratelimit-svc
+policy/productpage_envoy_ratelimit.yaml EnvoyFilter istio-system/filter-ratelimit spec.configPatches[0]
+policy/productpage_envoy_ratelimit.yaml EnvoyFilter istio-system/filter-ratelimit-svc spec.configPatches[0]
 """
 
 

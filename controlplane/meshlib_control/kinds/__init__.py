@@ -16,6 +16,7 @@ from meshlib_control.kinds.destination_rule import DestinationRule
 from meshlib_control.kinds.extensions import EnvoyFilter, ProxyConfig, TrafficExtension, WasmPlugin
 from meshlib_control.kinds.gateway import Gateway, Sidecar
 from meshlib_control.kinds.mesh_config import MeshConfig
+from meshlib_control.kinds.rate_limit import RateLimit
 from meshlib_control.kinds.security import AuthorizationPolicy, PeerAuthentication, RequestAuthentication
 from meshlib_control.kinds.service_entry import ServiceEntry, WorkloadEntry, WorkloadGroup
 from meshlib_control.kinds.telemetry import Telemetry
@@ -36,6 +37,7 @@ __all__ = [
     "PeerAuthentication",
     "Percent",
     "ProxyConfig",
+    "RateLimit",
     "RequestAuthentication",
     "ServiceEntry",
     "Sidecar",
@@ -56,6 +58,7 @@ SECURITY: Final = "security.istio.io"
 TELEMETRY: Final = "telemetry.istio.io"
 EXTENSIONS: Final = "extensions.istio.io"
 GATEWAY_API: Final = "gateway.networking.k8s.io"
+MESHLIB: Final = "meshlib.dev"
 RBAC: Final = "rbac.authorization.k8s.io"
 
 
@@ -110,6 +113,9 @@ _ISTIO: Final = (
 )
 
 
+_MESHLIB: Final = (Kind(MESHLIB, "RateLimit", ("v1",), RateLimit, needs_spec=True),)
+
+
 def _kept(group: str, versions: tuple[str, ...], *names: str, namespaced: bool = True) -> list[Kind]:
     return [Kind(group, name, versions, namespaced=namespaced) for name in names]
 
@@ -139,6 +145,6 @@ _KUBERNETES: Final = (
 )
 
 KINDS: Final[Mapping[tuple[str, str], Kind]] = {
-    (kind.group, kind.name): kind for kind in (*_ISTIO, *_GATEWAY_API, *_KUBERNETES)
+    (kind.group, kind.name): kind for kind in (*_ISTIO, *_MESHLIB, *_GATEWAY_API, *_KUBERNETES)
 }
 """Every known kind by API group and name."""
