@@ -64,18 +64,18 @@ def header_matches(condition: HeaderMatch, message: Message) -> bool:
 
 ONE_LINE = frozenset(
     {
-        "connection",
-        "content-length",
-        "content-type",
-        "expect",
-        "grpc-timeout",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "upgrade",
+        "accept",
+        "accept-encoding",
+        "access-control-request-headers",
+        "access-control-request-method",
+        "access-control-request-private-network",
     }
-    | {"transfer-encoding", "user-agent", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-request-id"}
-    | {"x-forwarded-client-cert", "x-forwarded-proto"}
+    | {"authorization", "cache-control", "cdn-loop", "connection", "content-encoding", "content-length"}
+    | {"content-type", "expect", "grpc-accept-encoding", "grpc-timeout", "keep-alive", "origin"}
+    | {"pragma", "proxy-connection", "referer", "te", "transfer-encoding", "upgrade", "user-agent", "via"}
+    | {"if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since"}
+    | {"x-client-trace-id", "x-envoy-attempt-count", "x-envoy-original-path", "x-request-id"}
+    | {"x-forwarded-client-cert", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto"}
 )
 """Headers of which Envoy keeps one line, several joined by a comma."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from meshlib.identity.jwk import read_keys
 from meshlib_control.kinds.security import JwtRule
 from meshlib_control.model import KeySource
 
@@ -25,7 +26,7 @@ NOBODYS_KEYS: Final = json.dumps(
 
 
 class NoKeySet(ValueError):
-    """Bytes that are no JSON Web Key Set, or one without keys."""
+    """Bytes that are no JSON Web Key Set, or one without a key that can be used."""
 
 
 def key_source(rule: JwtRule) -> KeySource:
@@ -46,7 +47,8 @@ def key_set(content: bytes) -> str:
     keys: Any = found.get("keys") if isinstance(found, dict) else None
     if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
         raise NoKeySet('what is there is no JSON Web Key Set: {"keys": [...]}')
-    if not keys:
-        raise NoKeySet("the key set is empty")
     written = sorted(json.dumps(key, sort_keys=True, separators=(",", ":")) for key in keys)
-    return f'{{"keys":[{",".join(written)}]}}'
+    text = f'{{"keys":[{",".join(written)}]}}'
+    if not read_keys(text):
+        raise NoKeySet("none of its keys can be used to check signatures")
+    return text

@@ -7,10 +7,17 @@ import re
 from typing import Final
 
 _WRITTEN: Final = re.compile(r"[A-Za-z0-9_-]*={0,2}", re.ASCII)
+_BLANKS: Final = str.maketrans(dict.fromkeys(" \t\n\v\f\r"))
 
 
 def decoded(text: str) -> bytes:
-    """The bytes. Raises ValueError for anything else than this alphabet, and for padding that does not fit."""
-    if not _WRITTEN.fullmatch(text) or (text.endswith("=") and len(text) % 4):
+    """The bytes. Blanks do not count, as for Envoy (absl::WebSafeBase64Unescape).
+
+    Raises:
+        ValueError: there is something else than this alphabet, or padding that does not fit.
+    """
+    written = text.translate(_BLANKS)
+    bare = written.rstrip("=")
+    if not _WRITTEN.fullmatch(written) or (bare != written and len(written) % 4):
         raise ValueError("not base64url")
-    return base64.urlsafe_b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4))
+    return base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))

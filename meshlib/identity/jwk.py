@@ -86,8 +86,13 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _number(value: str) -> int:
-    return int.from_bytes(decoded(value), "big")
+def _bytes(members: Mapping[str, Any], name: str) -> bytes:
+    _require(isinstance(members[name], str))
+    return decoded(members[name])
+
+
+def _number(members: Mapping[str, Any], name: str) -> int:
+    return int.from_bytes(_bytes(members, name), "big")
 
 
 def _require(good: bool) -> None:
@@ -97,7 +102,7 @@ def _require(good: bool) -> None:
 
 def _rsa(members: Mapping[str, Any], algorithm: str) -> dict[str, Verifier]:
     _require(not algorithm or algorithm.startswith(("RS", "PS")))
-    modulus, exponent = _number(members["n"]), _number(members["e"])
+    modulus, exponent = _number(members, "n"), _number(members, "e")
     _require(exponent in _RSA_EXPONENTS and modulus % 2 == 1 and modulus.bit_length() in _RSA_BITS)
     key = rsa.RSAPublicNumbers(exponent, modulus).public_key()
     verifiers: dict[str, Verifier] = {}
@@ -111,19 +116,19 @@ def _rsa(members: Mapping[str, Any], algorithm: str) -> dict[str, Verifier]:
 def _elliptic(members: Mapping[str, Any], algorithm: str) -> dict[str, Verifier]:
     _require(not algorithm or algorithm in _CURVES)
     named = members.get("crv") or (_CURVES[algorithm][0] if algorithm else "P-256")  # Envoy: P-256 if nobody says
-    name, curve = next((name, curve) for name, (own, curve) in _CURVES.items() if own == named)
+    name, curve = {own: (name, curve) for name, (own, curve) in _CURVES.items()}[named]
     _require(algorithm in ("", name))
-    key = ec.EllipticCurvePublicNumbers(_number(members["x"]), _number(members["y"]), curve()).public_key()
+    key = ec.EllipticCurvePublicNumbers(_number(members, "x"), _number(members, "y"), curve()).public_key()
     return {name: partial(_fits_curve, key, ec.ECDSA(_HASHES[name[2:]]()))}
 
 
 def _edwards(members: Mapping[str, Any], algorithm: str) -> dict[str, Verifier]:
     _require(algorithm in ("", "EdDSA") and members["crv"] == "Ed25519")
-    return {"EdDSA": partial(_fits, ed25519.Ed25519PublicKey.from_public_bytes(decoded(members["x"])).verify)}
+    return {"EdDSA": partial(_fits, ed25519.Ed25519PublicKey.from_public_bytes(_bytes(members, "x")).verify)}
 
 
 def _secret(members: Mapping[str, Any], algorithm: str) -> dict[str, Verifier]:
-    key = decoded(members["k"])
+    key = _bytes(members, "k")
     _require(bool(key) and algorithm in ("", *(f"HS{bits}" for bits in _HASHES)))
     return {f"HS{bits}": partial(_fits_secret, key, f"sha{bits}") for bits in _HASHES}
 

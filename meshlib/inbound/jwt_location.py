@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 from meshlib.config.jwt import HeaderLocation, Location, ParameterLocation
 from meshlib.facts import Request
+from meshlib.match import header_values
 
 _TOKEN_BEGINS: Final = re.compile(r"[A-Za-z0-9_.-]", re.ASCII)
 
@@ -17,7 +18,7 @@ _TOKEN_BEGINS: Final = re.compile(r"[A-Za-z0-9_.-]", re.ASCII)
 def tokens(location: Location, request: Request) -> Sequence[str]:
     """The tokens at a location, the last line of several first, as they are judged."""
     if isinstance(location, HeaderLocation):
-        values = [value for name, value in request.headers if name == location.name]
+        values = header_values(location.name, request)
         return [_after(value, location.prefix) for value in reversed(values) if location.prefix in value]
     if isinstance(location, ParameterLocation):
         return _parameter(request.path, location.name) if "?" in request.path else ()

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from meshlib.config.messages import message, pack
-from meshlib_control.key_set import NOBODYS_KEYS, KeySource, key_source
+from meshlib.identity.jwk import read_keys
+from meshlib_control.key_set import NOBODYS_KEYS, key_source
 from meshlib_control.kinds import RequestAuthentication
 from meshlib_control.kinds.security import JwtRule
 from meshlib_control.model import MeshObject, Node, World
@@ -74,7 +75,7 @@ def _provider(world: World, rule: JwtRule) -> Any:
     return message("envoy.extensions.filters.http.jwt_authn.v3.JwtProvider")(
         issuer=rule.issuer,
         audiences=rule.audiences,
-        local_jwks={"inline_string": rule.jwks or _fetched(world, key_source(rule))},
+        local_jwks={"inline_string": _keys(world, rule)},
         forward=rule.forward_original_token,
         forward_payload_header=rule.output_payload_to_header,
         from_headers=[{"name": one.name, "value_prefix": one.prefix} for one in rule.from_headers],
@@ -86,6 +87,11 @@ def _provider(world: World, rule: JwtRule) -> Any:
     )
 
 
-def _fetched(world: World, source: KeySource) -> str:
-    """What the control plane fetched. Until it has: keys with which nobody can sign, so that every token is refused."""
-    return world.key_sets.get(source, NOBODYS_KEYS)
+def _keys(world: World, rule: JwtRule) -> str:
+    """The rule's own keys, or what the control plane fetched.
+
+    Until it has, or if none of them can be used: keys with which nobody signs, so that every token is refused. Envoy would
+    refuse the whole listener, and go on with what it had before.
+    """
+    keys = rule.jwks or world.key_sets.get(key_source(rule), "")
+    return keys if read_keys(keys) else NOBODYS_KEYS
