@@ -102,11 +102,8 @@ def _per_route(name: str, host: Any, route: Any, default: Any, place: str) -> An
 
 
 def _virtual_host_rule(per_route: Any) -> str:
-    """What the settings of a route say about its virtual host's rules; `override_option` is the newer of two ways."""
-    if per_route is None:
-        return "OVERRIDE"
-    option = fields.enum_name(per_route, "override_option")
-    return fields.enum_name(per_route, "vh_rate_limits") if option == "DEFAULT" else option.removesuffix("_POLICY")
+    """What the settings of a route say about its virtual host's rules. `override_option` says nothing: Envoy 1.40 ignores it."""
+    return "OVERRIDE" if per_route is None else fields.enum_name(per_route, "vh_rate_limits")
 
 
 def _rules(body: Any, host: Any, route: Any, option: str, place: str, stage: int | None = None) -> tuple[Rule, ...]:

