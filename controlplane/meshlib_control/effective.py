@@ -106,6 +106,7 @@ HONOURED: Final[Mapping[str, frozenset[str]]] = {
     ),
     "PeerAuthentication": frozenset({"spec.selector", "spec.mtls", "spec.portLevelMtls"}),
     "RateLimit": frozenset(f"spec.{name}" for name in ("selector", "match", "keys", "application", "local", "global")),
+    "RequestAuthentication": frozenset(f"spec.{name}" for name in ("selector", "targetRef", "targetRefs", "jwtRules")),
     "AuthorizationPolicy": frozenset(
         f"spec.{name}" for name in ("selector", "targetRef", "targetRefs", "rules", "action", "provider")
     ),
@@ -139,6 +140,12 @@ def _target(value: Any) -> str:
     return "" if value == "Service" else f"a policy for a {value} is not effective yet: it refuses nobody"
 
 
+def _presence(value: Any) -> str:
+    if value != "REQUIRED":
+        return ""
+    return "not effective yet: a request without a token passes; refuse it by an AuthorizationPolicy (notRequestPrincipals)"
+
+
 def _address(value: Any) -> str:
     return "Unix sockets are not effective yet" if value.startswith("unix://") else ""
 
@@ -152,6 +159,11 @@ LIMITS: Final[Mapping[str, Mapping[str, Callable[[Any], str]]]] = {
         "spec.endpoints[].address": _address,
     },
     "WorkloadEntry": {"spec.address": _address},
+    "RequestAuthentication": {
+        "spec.targetRef.kind": _target,
+        "spec.targetRefs[].kind": _target,
+        "spec.jwtRules[].presence": _presence,
+    },
     "AuthorizationPolicy": {
         "spec.action": _action,
         "spec.targetRef.kind": _target,

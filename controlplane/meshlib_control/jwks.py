@@ -85,43 +85,50 @@ class KeySets:
         self._clock = clock
         self._fetch = fetch
         self._sleep = sleep
-        self._kept = {KeySource(one.uri, one.issuer): one for one in _read(path)}
-        self._problems: dict[KeySource, str] = {}
-        self._timeouts: dict[KeySource, float] = {}
+        # Replaced as a whole, never changed: other threads read them.
+        self._kept: Mapping[KeySource, KeptKeys] = {source: one for source, one in _read(path) if not self._is_old(one)}
+        self._problems: Mapping[KeySource, str] = {}
+        self._timeouts: Mapping[KeySource, float] = {}
         self._tasks: dict[KeySource, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def known(self) -> Mapping[KeySource, str]:
         """Keys that hold now."""
-        oldest = self._clock() - KEPT
-        return {source: one.keys for source, one in self._kept.items() if one.fetched > oldest}
+        return {source: one.keys for source, one in self._kept.items()}
 
     @property
     def problems(self) -> Mapping[KeySource, str]:
         """Why sources could not be asked the last time."""
-        return dict(self._problems)
+        return self._problems
 
     def follow(self, objects: Iterable[MeshObject]) -> None:
-        """From now on fetch the keys of these objects' rules, and no others. To be called in the event loop."""
-        self._timeouts = _timeouts(objects)
-        for source in self._tasks.keys() - self._timeouts.keys():
-            self._tasks.pop(source).cancel()
-            self._kept.pop(source, None)
-            self._problems.pop(source, None)
-        for source in self._timeouts.keys() - self._tasks.keys():
-            self._tasks[source] = asyncio.create_task(self._refresh(source))
+        """From now on fetch the keys of these objects' rules, and no others. Safe to call from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._follow, _timeouts(objects))
 
     @contextlib.asynccontextmanager
     async def following(self, objects: Iterable[MeshObject]) -> AsyncIterator[None]:
         """Fetches while it is entered."""
-        self.follow(objects)
+        self._loop = asyncio.get_running_loop()
+        self._follow(_timeouts(objects))
         try:
             yield
         finally:
+            self._loop = None
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _follow(self, timeouts: Mapping[KeySource, float]) -> None:
+        self._timeouts = timeouts
+        self._kept = {source: one for source, one in self._kept.items() if source in timeouts}
+        self._problems = {source: why for source, why in self._problems.items() if source in timeouts}
+        for source in self._tasks.keys() - timeouts.keys():
+            self._tasks.pop(source).cancel()
+        for source in timeouts.keys() - self._tasks.keys():
+            self._tasks[source] = asyncio.create_task(self._refresh(source))
 
     async def _refresh(self, source: KeySource) -> None:
         failures = 0
@@ -139,18 +146,24 @@ class KeySets:
 
     def _succeeded(self, source: KeySource, keys: str) -> None:
         before = self._kept.get(source)
-        self._problems.pop(source, None)
-        self._kept[source] = KeptKeys(source.uri, source.issuer, keys, self._clock())
+        self._problems = {other: why for other, why in self._problems.items() if other != source}
+        self._kept = {**self._kept, source: KeptKeys(source.uri, source.issuer, keys, self._clock())}
         self._write()
         if before is None or before.keys != keys:
             _log.info("the keys of %s are %s", source, "new" if before else "there")
             self._changed()
 
     def _failed(self, source: KeySource, why: str) -> None:
+        if source in self._kept and self._is_old(self._kept[source]):
+            self._kept = {other: one for other, one in self._kept.items() if other != source}
+            self._changed()
         if self._problems.get(source) != why:
-            held = "its last good keys hold" if source in self.known else "until it has, its tokens are refused"
+            held = "its last good keys hold" if source in self._kept else "until it does, its tokens are refused"
             _log.warning("%s gives no keys: %s; %s", source, why, held)
-        self._problems[source] = why
+        self._problems = {**self._problems, source: why}
+
+    def _is_old(self, one: KeptKeys) -> bool:
+        return one.fetched <= self._clock() - KEPT
 
     def _write(self) -> None:
         try:
@@ -171,11 +184,12 @@ def _timeouts(objects: Iterable[MeshObject]) -> dict[KeySource, float]:
     return found
 
 
-def _read(path: Path) -> list[KeptKeys]:
+def _read(path: Path) -> list[tuple[KeySource, KeptKeys]]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[KeptKeys])
+        found = msgspec.json.decode(path.read_bytes(), type=list[KeptKeys])
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
         _log.warning("%s is of no use (%s): tokens are refused until the keys are fetched", path, error)
         return []
+    return [(KeySource(one.uri, one.issuer), one) for one in found]

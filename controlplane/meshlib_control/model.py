@@ -230,6 +230,7 @@ class World:
         revision: grows with every new world.
         roots: PEM of the certificates that prove everybody in the mesh.
         key_sets: keys of issuers of tokens, as far as they could be fetched: JSON Web Key Sets.
+        key_problems: why they could not be fetched the last time.
         mesh: what holds for the mesh as a whole (`mesh_config`).
     """
 
@@ -241,6 +242,7 @@ class World:
     revision: int = 0
     roots: str = ""
     key_sets: Mapping[KeySource, str] = field(default_factory=lambda: MappingProxyType({}))
+    key_problems: Mapping[KeySource, str] = field(default_factory=lambda: MappingProxyType({}))
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def of_kind(self, kind: str) -> list[MeshObject]:

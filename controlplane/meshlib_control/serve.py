@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ from .grpc_listener import RenewedCertificate, listen_for_certificates, listen_g
 from .http_listener import ApiServer
 from .inventory import open_inventory
 from .issued import IssuedCertificates
+from .jwks import FILE as KEY_SETS_FILE
+from .jwks import KeySets
 from .listening import Address, listen, parse_address
 from .members import kept, recall
 from .model import Node, World
@@ -168,23 +170,32 @@ class ControlPlane:
         issued, files = IssuedCertificates(), KnownFiles()
         certificate = RenewedCertificate(lambda: roots.current, self._names(), self._clock)
 
+        def world() -> World:
+            known = registry.world(inventory.objects())
+            return replace(known, key_sets=key_sets.known, key_problems=key_sets.problems)
+
+        def changed() -> None:
+            key_sets.follow(inventory.objects().values())
+            discovery.changed()
+
         discovery = DiscoveryService(
             registry,
-            lambda: registry.world(inventory.objects()),
+            world,
             authenticator.grpc_caller,
             time.time,
             issued.expires,
             options.quiet,
             options.longest,
         )
+        key_sets = KeySets(discovery.changed, options.data / KEY_SETS_FILE, lambda: self._clock().timestamp())
         rotation = Rotation(roots, lambda: list(_untold(discovery, registry, roots.current.roots_pem, files)), self._clock)
         desk = Desk(
             inventory=inventory,
-            world=lambda: registry.world(inventory.objects()),
-            changed=discovery.changed,
+            world=world,
+            changed=changed,
             issuer=issuer,
             proxies=lambda: [proxy_data(row, self._clock().timestamp()) for row in discovery.status()],
-            explain=lambda body: _explain(registry.world(inventory.objects()), registry.nodes, body),
+            explain=lambda body: _explain(world(), registry.nodes, body),
             configurations=lambda name, kinds: _configurations(discovery, name, kinds),
             edges=lambda: [edge_data(edge) for edge in edges(discovery.configurations(lambda _: True))],
             rotation=rotation,
@@ -217,7 +228,8 @@ class ControlPlane:
         grace = recall(registry, options.data, lambda: self._clock().timestamp())
         discovery.start()
         started.callback(discovery.stop)
-        await started.enter_async_context(inventory.watching(discovery.changed))
+        await started.enter_async_context(inventory.watching(changed))
+        await started.enter_async_context(key_sets.following(inventory.objects().values()))
         await server.start()
         started.push_async_callback(server.stop, GRACE)
         await started.enter_async_context(kept(registry, options.data, grace))

@@ -190,7 +190,12 @@ def policy(kind: str, spec: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "spec", "field"),
     [
-        ("RequestAuthentication", "{}", ""),
+        ("RequestAuthentication", "{jwtRules: [{issuer: a, presence: REQUIRED}]}", "spec.jwtRules[0].presence"),
+        (
+            "RequestAuthentication",
+            "{targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: a}}",
+            "spec.targetRef.kind",
+        ),
         ("AuthorizationPolicy", "{action: CUSTOM, provider: {name: a}, rules: [{}]}", "spec.action"),
         (
             "AuthorizationPolicy",
@@ -212,6 +217,17 @@ def test_an_authorization_policy_is_honoured_whole() -> None:
     )
     assert findings(policy("AuthorizationPolicy", f"{{selector: {{matchLabels: {{a: b}}}}, rules: [{rule}]}}")) == []
     assert findings(policy("AuthorizationPolicy", "{action: DENY, targetRefs: [{kind: Service, name: a}], rules: [{}]}")) == []
+
+
+def test_a_request_authentication_is_honoured_whole() -> None:
+    """Every field of a rule but a presence that is required."""
+    rule = (
+        "{issuer: a, audiences: [b], jwksUri: 'http://a', fromHeaders: [{name: c, prefix: d}], fromParams: [e], "
+        "fromCookies: [f], "
+        "outputPayloadToHeader: g, forwardOriginalToken: true, outputClaimToHeaders: [{header: h, claim: i}], timeout: 1s, "
+        "spaceDelimitedClaims: [j], presence: OPTIONAL}"
+    )
+    assert findings(policy("RequestAuthentication", f"{{selector: {{matchLabels: {{a: b}}}}, jwtRules: [{rule}]}}")) == []
 
 
 def test_fields_of_the_mesh_configuration_that_do_nothing_yet_are_named() -> None:
