@@ -180,4 +180,5 @@ def _let_through(body: bytes) -> Seen:
     headers = tuple((name, value) for name, _, value in (line.partition(": ") for line in rest))
     told = dict(headers).get(_TOLD, "-")
     claims = json.loads(told.encode("latin-1").decode()) if told != "-" else None
-    return Seen(200, path=first.split(" ")[1], headers=tuple(one for one in headers if one[0] != _TOLD), claims=claims)
+    path = first.partition(" ")[2].rpartition(" ")[0]  # Envoy decodes blanks into it
+    return Seen(200, path=path, headers=tuple(one for one in headers if one[0] != _TOLD), claims=claims)
