@@ -12,7 +12,7 @@ import grpc
 
 from meshlib.facts import Peer
 from meshlib.inbound.forwarded import HEADER, forged, forwarded_client_cert, withheld
-from meshlib.inbound.sender import enter, leave
+from meshlib.inbound.sender import Sender, enter, leave, tell
 from meshlib.inbound.visit import Denied, Permit
 from meshlib.runtime.admission import arrived
 from meshlib.runtime.mesh import Mesh
@@ -52,7 +52,7 @@ class Arrival:
         known = tuple(item for item in raw if not forged(item[0]))
         request = request_of(_authority(context) or mesh.settings.service, method, known)
         self.record = mesh.telemetry.inbound(request, self.peer, _patience(context))
-        self._token: Token[Peer] | None = enter(self.peer)
+        self._token: Token[Sender] | None = enter(self.peer)
         self.visit = arrived(request, self.peer, self._local_address, mesh.counting)
         self.metadata: Metadata = ()
         self._denied: Denied | None = None
@@ -69,6 +69,7 @@ class Arrival:
             self._denied, self.code = answer, _code_of(answer)
             _log.info("refused %s from %s: %s", self.record.request.path, self.peer.address, answer.reason)
             return answer
+        tell(answer.metadata)
         raw = self._raw if answer.request.headers is asked.headers else metadata_from(answer.request.headers)
         ours = str(self._mesh.certificates.spiffe_id or "")
         self.metadata = _admitted(raw, forwarded_client_cert(ours, self.peer), self.record.context.request_id)

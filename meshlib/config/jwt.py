@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from meshlib.config.policy import Filter
+
+METADATA: Final = "envoy.filters.http.jwt_authn"
+"""The namespace of the claims in a request's metadata."""
 
 
 @dataclass(frozen=True, slots=True)

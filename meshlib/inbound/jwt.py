@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from meshlib.config.jwt import AllOf, AnyOf, JwtAuthn, JwtProvider, Provided, Requirement
+from meshlib.config.jwt import METADATA, AllOf, AnyOf, JwtAuthn, JwtProvider, Provided, Requirement
 from meshlib.facts import Request
 from meshlib.identity.jwk import read_keys
 from meshlib.identity.jwt import JwtProblem, JwtRefused, check_audiences, check_signature, check_time, read
@@ -21,9 +21,6 @@ from meshlib.inbound.jwt_location import tokens, with_headers, without_token
 from meshlib.inbound.jwt_output import Proved, proved
 from meshlib.inbound.recent import Recent
 from meshlib.inbound.visit import Denied, Visit
-
-METADATA: Final = "envoy.filters.http.jwt_authn"
-"""The namespace of the claims in a request's metadata."""
 
 KEPT: Final = 1000  # tokens of a provider, at least
 LONGEST_KEPT: Final = 4096  # characters; a longer token is proved each time (the bound of Envoy's cache)

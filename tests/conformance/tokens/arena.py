@@ -15,9 +15,10 @@ from typing import Any
 from google.protobuf import json_format
 
 from meshlib.config.decode_jwt import jwt_authn
+from meshlib.config.jwt import METADATA
 from meshlib.config.messages import unpack
 from meshlib.facts import Peer, Request
-from meshlib.inbound.jwt import METADATA, TokenCheck
+from meshlib.inbound.jwt import TokenCheck
 from meshlib.inbound.visit import Visit
 from meshlib_control.translate.request_authentication import token_filters
 from tests.conformance.tokens.drawing import Asked, Case

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from meshlib.config.jwt import (
+    METADATA,
     AllOf,
     AnyOf,
     ClaimHeader,
@@ -23,7 +24,7 @@ from meshlib.config.jwt import (
 )
 from meshlib.facts import Peer, Request
 from meshlib.inbound import jwt
-from meshlib.inbound.jwt import METADATA, TokenCheck
+from meshlib.inbound.jwt import TokenCheck
 from meshlib.inbound.visit import Denied, Visit
 from tests.conformance.tokens import forge
 
