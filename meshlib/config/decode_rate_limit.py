@@ -102,7 +102,7 @@ def _per_route(name: str, host: Any, route: Any, default: Any, place: str) -> An
 
 
 def _virtual_host_rule(per_route: Any) -> str:
-    """What the settings of a route say about its virtual host's rules. `override_option` says nothing: Envoy 1.40 ignores it."""
+    """What a route's settings say about its virtual host's rules. `override_option` says nothing: Envoy 1.40 ignores it."""
     return "OVERRIDE" if per_route is None else fields.enum_name(per_route, "vh_rate_limits")
 
 

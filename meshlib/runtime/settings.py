@@ -25,7 +25,7 @@ class Settings:
         target_port: the port of ours to register; 0: whichever a server adapter reports.
         address: IP address to register; empty: the one that reaches the control plane.
         protocol: `http`.
-        labels: select us in subsets: `app=reviews,version=v1`.
+        labels: select us in subsets and policies: `version=v1`; `app` is the service if it is not given.
         instance: name of this instance, as a pod's name; default: HOSTNAME, else the service and the process id.
         workload: as a deployment's name; default: service and version, `reviews-v1`.
         locality: `region/zone/subzone`.
@@ -79,6 +79,8 @@ class Settings:
         fill = object.__setattr__
         fill(self, "home", str(Path(self.home).expanduser()))
         fill(self, "cache_dir", self.cache_dir or str(Path(self.home) / "cache"))
+        if self.service:  # what Istio's examples and policies select by
+            fill(self, "labels", {"app": self.service, **self.labels})
         fill(self, "instance", self.instance or f"{self.service or 'client'}-{os.getpid()}")
         fill(self, "workload", self.workload or self._default_workload())
         fill(self, "control_plane_mtls", self.control_plane_mtls or _next_port(self.control_plane))

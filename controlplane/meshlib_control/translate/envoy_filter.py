@@ -110,6 +110,8 @@ def meaning(patch: ConfigPatch) -> Meaning:
 def problems(found: MeshObject) -> Iterator[tuple[str, str]]:
     """What of an EnvoyFilter is not obeyed: field and reason."""
     spec: EnvoyFilter = found.spec
+    if not spec.config_patches:
+        yield "spec", "an EnvoyFilter without configPatches does nothing"
     if spec.target_refs:
         yield "spec.targetRefs", "targetRefs is not effective yet: choose by workloadSelector"
         return
