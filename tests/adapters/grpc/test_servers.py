@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import ssl
@@ -16,10 +17,13 @@ from typing import Any
 import grpc
 import pytest
 
+from meshlib.config.jwt import AnyOf, ClaimHeader, HeaderLocation, JwtAuthn, JwtProvider, Provided
 from meshlib.config.model import PeerMode
+from meshlib.identity.jwt import JwtProblem
 from meshlib.inbound.admit import InboundPort
 from meshlib_grpc import _acceptor
 from meshlib_grpc.port import ACCEPTOR
+from tests.conformance.tokens import forge
 from tests.support.grpc_callers import SyncCaller
 from tests.support.grpc_echo import Echo
 from tests.support.mesh import LocalMesh, destination, endpoint
@@ -104,6 +108,29 @@ async def test_calls_that_fail(served: Served, request_: bytes, method: str, cod
     (event,) = served.events(1)
     assert (event.status, event.grpc_status) == (200, str(grpc.StatusCode[code].value[0]))
     assert event.path == f"/test.Echo/{method}"
+
+
+async def test_tokens_of_users(served: Served) -> None:
+    """A call's metadata is where a token is; what is proved is in metadata and claims, a bad one is UNAUTHENTICATED."""
+    pair = forge.pairs()["ed"]
+    provider = JwtProvider(
+        name="users",
+        issuer="me",
+        jwks=json.dumps({"keys": [pair.public]}),
+        locations=(HeaderLocation("authorization", "Bearer "),),
+        claim_headers=(ClaimHeader("x-user", ("sub",)),),
+        metadata_key="payload",
+    )
+    served.mesh.inbound = InboundPort(filters=(JwtAuthn((provider,), AnyOf((Provided("users"),), allow_missing=True)),))
+    token = forge.token({"alg": "EdDSA"}, {"iss": "me", "sub": "joe"}, pair.sign["EdDSA"])
+    told = await served.caller.one(metadata=(("authorization", f"Bearer {token}"), ("x-user", "admin")))
+    assert (told["metadata"]["x-user"], told["claims"]) == ("joe", {"iss": "me", "sub": "joe"})
+    assert "authorization" not in told["metadata"]
+    assert (await served.caller.one())["claims"] == {}
+    with pytest.raises(grpc.RpcError) as caught:
+        await served.caller.one(metadata=(("authorization", f"Bearer {token[:-4]}"),))
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert caught.value.details() == JwtProblem.SIGNATURE_BAD_LENGTH.value
 
 
 async def test_both_on_one_port(served: Served) -> None:
