@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import meshlib
 from meshlib.errors import MeshError
 from meshlib.inbound.forwarded import forwarded_client_cert
-from meshlib.inbound.sender import enter, leave, tell
+from meshlib.inbound.sender import enter, leave, let_in
 from meshlib.inbound.visit import Denied
 from meshlib.runtime.admission import admit_async, answer_async, arrived
 from meshlib_asgi._convert import GONE, App, Message, Receive, Scope, Send, address, admitted, peer_of, raw_headers, request_of
@@ -138,7 +138,7 @@ class _Arrival:
         if isinstance(answer, Denied):
             await self._refuse(answer)
             return
-        tell(answer.metadata)
+        let_in(answer.metadata)
         certificate = forwarded_client_cert(str(self._mesh.certificates.spiffe_id or ""), self.peer)
         scope = admitted(self._scope, self._request, answer.request, certificate, self._record.context.request_id)
         scope[_SEEN] = True

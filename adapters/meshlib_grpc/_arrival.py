@@ -12,7 +12,7 @@ import grpc
 
 from meshlib.facts import Peer
 from meshlib.inbound.forwarded import HEADER, forged, forwarded_client_cert, withheld
-from meshlib.inbound.sender import Sender, enter, leave, tell
+from meshlib.inbound.sender import Sender, enter, leave, let_in
 from meshlib.inbound.visit import Denied, Permit
 from meshlib.runtime.admission import arrived
 from meshlib.runtime.mesh import Mesh
@@ -69,7 +69,7 @@ class Arrival:
             self._denied, self.code = answer, _code_of(answer)
             _log.info("refused %s from %s: %s", self.record.request.path, self.peer.address, answer.reason)
             return answer
-        tell(answer.metadata)
+        let_in(answer.metadata)
         raw = self._raw if answer.request.headers is asked.headers else metadata_from(answer.request.headers)
         ours = str(self._mesh.certificates.spiffe_id or "")
         self.metadata = _admitted(raw, forwarded_client_cert(ours, self.peer), self.record.context.request_id)

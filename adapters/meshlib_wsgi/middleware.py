@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import meshlib
 from meshlib.inbound.forwarded import forwarded_client_cert
-from meshlib.inbound.sender import enter, tell
+from meshlib.inbound.sender import enter, let_in
 from meshlib.inbound.visit import Denied
 from meshlib.runtime.admission import admit_sync, answer, arrived
 from meshlib_wsgi._convert import (
@@ -136,7 +136,7 @@ class _Arrival:
         self._record.request = visit.request
         if isinstance(decided, Denied):
             return self._refuse(decided)
-        tell(decided.metadata)
+        let_in(decided.metadata)
         change(self._environ, asked, decided.request)
         self._added = decided.response_headers
         certificate = forwarded_client_cert(str(self._mesh.certificates.spiffe_id or ""), self.peer)

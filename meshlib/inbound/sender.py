@@ -50,7 +50,7 @@ def enter(sender: Peer) -> Token[Sender]:
     return _current.set(Sender(sender))
 
 
-def tell(metadata: Mapping[str, Any]) -> None:
+def let_in(metadata: Mapping[str, Any]) -> None:
     """For server adapters: the request of the current sender was let in, and this was found out about it."""
     _current.get().metadata = metadata
 

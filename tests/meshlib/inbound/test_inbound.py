@@ -11,7 +11,7 @@ from meshlib.config.model import PeerMode
 from meshlib.facts import Peer, Request
 from meshlib.inbound.admit import InboundPort, Wire, admit_connection, wire
 from meshlib.inbound.forwarded import forged, forwarded_client_cert
-from meshlib.inbound.sender import claims, enter, leave, peer, tell
+from meshlib.inbound.sender import claims, enter, leave, let_in, peer
 from meshlib.inbound.visit import Denied, Permit, Visit
 from meshlib.runtime.admission import admit_sync
 
@@ -117,7 +117,7 @@ def test_claims_are_those_of_the_current_request() -> None:
         token = enter(STRANGER)
         assert claims() == {}
         proved = {METADATA: {"payload": {"sub": "joe", "groups": ["a"]}}}
-        tell(proved)
+        let_in(proved)
         claims()["groups"].append("admin")
         assert claims() == {"sub": "joe", "groups": ["a"]}
         leave(token)
