@@ -297,7 +297,7 @@ async def test_no_thread_before_start(authority: Authority) -> None:
 
 async def test_rate_limits(served: Served) -> None:
     """The second call is refused with Envoy's words; who says so gets RESOURCE_EXHAUSTED instead of UNAVAILABLE."""
-    for more, code in ((False, grpc.StatusCode.UNAVAILABLE), (True, grpc.StatusCode.RESOURCE_EXHAUSTED)):
+    for exhausted, code in ((False, grpc.StatusCode.UNAVAILABLE), (True, grpc.StatusCode.RESOURCE_EXHAUSTED)):
         one = TokenBucket(1, 1, 6000.0)
         limit = LocalRateLimit(
             f"l-{exhausted}",
