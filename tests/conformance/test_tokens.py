@@ -1,4 +1,4 @@
-"""Envoy's jwt_authn filter and ours judge the same tokens, by the configuration that the control plane makes of Istio's rules."""
+"""Envoy's jwt_authn filter and ours judge the same tokens, configured by what the control plane makes of Istio's rules."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """RequestAuthentication: the filter that checks the tokens of users. Istio: pilot/pkg/security/authn/policy_applier.go.
 
-Every rule that is attached to a workload is a provider, in the order of their issuers. A request without a token is let through;
-whether one is needed is AuthorizationPolicy's to say. With several rules, a request passes
+Every rule that is attached to a workload is a provider, in the order of their issuers. A request without a token is let
+through; whether one is needed is AuthorizationPolicy's to say. With several rules, a request passes
 
     any of   the tokens of one provider are all good
              for each provider: its tokens are all good, or it has none
