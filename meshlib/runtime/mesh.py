@@ -18,18 +18,15 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from meshlib.config.rate_limit import LocalRateLimit
 from meshlib.config.snapshot import ABSENT, EMPTY, Absent, Destination, Snapshot, listener_name
 from meshlib.errors import ControlPlaneError, MeshError
 from meshlib.inbound.admit import InboundPort, port_of
 from meshlib.runtime.addresses import own_address, reachable
 from meshlib.runtime.events import Announcement
-from meshlib.runtime.node import node_cluster
 from meshlib.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from meshlib.config.policy import InboundListener
-    from meshlib.inbound.buckets import Buckets
     from meshlib.inbound.rate_limit import Counting
     from meshlib.outbound.balance import Balancers
     from meshlib.runtime.certificates import Certificates
@@ -139,10 +136,9 @@ class Mesh:
     @cached_property
     def counting(self) -> Counting:
         """What the rate limits of our port count with. A forked child has its own: it starts with full buckets."""
-        from meshlib.inbound.buckets import Buckets
-        from meshlib.inbound.rate_limit import Counting
+        from meshlib.runtime.counting import counting
 
-        return Counting(Buckets(time.monotonic, threading.Lock()), random.random, node_cluster(self.settings))
+        return counting(self.settings)
 
     @cached_property
     def rate_limit_services(self) -> RateLimitServices:
@@ -200,6 +196,7 @@ class Mesh:
 
     def _make_parts(self) -> _Parts:
         from meshlib.runtime.control import Control
+        from meshlib.runtime.counting import keep
         from meshlib.runtime.credential import Credential
         from meshlib.runtime.enrolment import Enrolment
         from meshlib.runtime.xds import Stream
@@ -216,7 +213,7 @@ class Mesh:
             own_address(settings),
             partial(Stream, Credential(settings.read_token, certificates, time.time, enrolment.replace), enrolment.trust),
             random.random,
-            on_change=partial(_keep, balancers, self.counting.buckets),
+            on_change=partial(keep, balancers, self.counting.buckets),
         )
         stats = None
         if settings.stats_address:
@@ -387,13 +384,6 @@ class Mesh:
         if certificates is not None:
             certificates.after_fork()
         self._begin()
-
-
-def _keep(balancers: Balancers, buckets: Buckets, snapshot: Snapshot) -> None:
-    """What was counted for a configuration that has gone is forgotten."""
-    balancers.keep(snapshot.clusters)
-    filters = (one for listener in snapshot.inbound.values() for one in listener.filters)
-    buckets.keep(one for one in filters if isinstance(one, LocalRateLimit))
 
 
 _all: weakref.WeakSet[Mesh] = weakref.WeakSet()
