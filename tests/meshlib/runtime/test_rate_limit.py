@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,3 +99,21 @@ async def test_the_application_asks_through_the_door(target: str, caplog: pytest
     with caplog.at_level(logging.WARNING, "meshlib"):
         assert [meshlib.limit("unheard-of", mesh=mesh, user=1) for _ in range(2)] == [True, True]
     assert len([record for record in caplog.records if "unheard-of" in record.message]) == 1
+
+
+def test_a_forked_worker_has_buckets_of_its_own() -> None:
+    """Each starts full, as each Envoy's: a program of its own, because this one has threads."""
+    code = """
+import os, meshlib
+from meshlib.config.rate_limit import LocalRateLimit, TokenBucket
+mesh, limit = meshlib.Mesh(meshlib.Settings()), LocalRateLimit("l", TokenBucket(1, 1, 600.0))
+draw = lambda: mesh.counting.buckets.draw(limit, ()).allowed
+print(draw(), draw(), flush=True)
+if os.fork() == 0:
+    print(draw(), draw(), flush=True)
+    os._exit(0)
+os.wait()
+print(draw())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == ["True False", "True False", "False"]
