@@ -54,6 +54,7 @@ from .tokens import ADMIN_FILE, open_admin_token, open_issuer
 from .translate.envoy.secrets import ROOTS
 from .translate.resources import SECRET
 from .trust import KnownFiles, missing, roots_version
+from .trust_bundle import Widened
 from .trust_service import trust_handler
 from .xds.debounce import LONGEST, QUIET
 from .xds.exchange import SyncState
@@ -75,6 +76,7 @@ class ControlPlaneOptions:
         xds_address, api_address: `HOST:PORT`; port 0 takes any free one.
         xds_mtls_address: where clients join that show a certificate instead of a token; empty: the port after the xDS port.
         server_names: further names for the server's certificate.
+        trust_bundle: PEM file with further roots, see `trust_bundle`; None: only our own are trusted.
         quiet, longest: debounce of pushes, seconds.
     """
 
@@ -85,6 +87,7 @@ class ControlPlaneOptions:
     api_address: str = "127.0.0.1:15014"
     xds_mtls_address: str = ""
     server_names: tuple[str, ...] = ()
+    trust_bundle: Path | None = None
     trust_domain: str = "cluster.local"
     quiet: float = QUIET
     longest: float = LONGEST
@@ -160,7 +163,8 @@ class ControlPlane:
     async def _start(self, started: contextlib.AsyncExitStack) -> None:
         options, now = self.options, self._clock()
         started.enter_context(_exclusive(options.data))
-        roots = open_roots(options.data, now, options.trust_domain)
+        kept_roots = open_roots(options.data, now, options.trust_domain)
+        roots = Widened(kept_roots, options.trust_bundle)
         issuer = open_issuer(options.data)
         credentials = Credentials(open_admin_token(options.data), issuer, self._clock)
         authenticator = Authenticator(issuer, options.trust_domain, self._clock, lambda: roots.current.roots_pem)
@@ -188,7 +192,11 @@ class ControlPlane:
             options.longest,
         )
         key_sets = KeySets(discovery.changed, options.data / KEY_SETS_FILE, lambda: self._clock().timestamp())
-        rotation = Rotation(roots, lambda: list(_untold(discovery, registry, roots.current.roots_pem, files)), self._clock)
+
+        def untold() -> list[str]:
+            return list(_untold(discovery, registry, roots.current.roots_pem, files))
+
+        rotation = Rotation(kept_roots, untold, self._clock)
         desk = Desk(
             inventory=inventory,
             world=world,
@@ -234,6 +242,7 @@ class ControlPlane:
         started.push_async_callback(server.stop, GRACE)
         await started.enter_async_context(kept(registry, options.data, grace))
         await started.enter_async_context(rotation.running())
+        await started.enter_async_context(roots.watching())
         api = ApiServer(
             create_app(desk, credentials, loopback=self.api.loopback), listener, None if self.api.loopback else certificate
         )

@@ -197,8 +197,8 @@ class Mesh:
     def _make_parts(self) -> _Parts:
         from meshlib.runtime.control import Control
         from meshlib.runtime.counting import keep
-        from meshlib.runtime.credential import Credential
         from meshlib.runtime.enrolment import Enrolment
+        from meshlib.runtime.identity_source import credential
         from meshlib.runtime.xds import Stream
 
         settings, balancers, telemetry, certificates = self.settings, self.balancers, self.telemetry, self.certificates
@@ -211,7 +211,7 @@ class Mesh:
         control = Control(
             settings,
             own_address(settings),
-            partial(Stream, Credential(settings.read_token, certificates, time.time, enrolment.replace), enrolment.trust),
+            partial(Stream, credential(settings, certificates, time.time, enrolment.replace), enrolment.trust),
             random.random,
             on_change=partial(keep, balancers, self.counting.buckets),
         )

@@ -13,6 +13,10 @@ from meshlib.errors import SettingsError
 
 ACCESS_LOGS = ("off", "text", "json")
 
+ENDPOINT = "SPIFFE_ENDPOINT_SOCKET"
+"""SPIFFE's own variable. Not heeded unasked: it may be there for another program, and decides who we are."""
+_BY_SPIFFE = ("MESHLIB_IDENTITY_SOURCE", "workload-api")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -34,6 +38,8 @@ class Settings:
             client does; default: the port after that of `control_plane`.
         token, token_file: the credential; the file is read again for each use, so that it may be renewed in place.
         root_cert: PEM file that proves the control plane; default: the one a control plane of this user wrote, if any.
+        identity_source: a SPIFFE Workload API to have key, certificate and roots from, `unix:///run/spire/agent.sock`; empty:
+            the control plane's CA. In the environment also `workload-api`, for the one that SPIFFE_ENDPOINT_SOCKET names.
         home: folder of the user's mesh.
         cache_dir: where the last good configuration is kept; default: `cache` in home.
         prefetch: authorities to ask for at start.
@@ -62,6 +68,7 @@ class Settings:
     token: str = field(default="", repr=False)
     token_file: str = ""
     root_cert: str = ""
+    identity_source: str = ""
     home: str = "~/.meshlib"
     cache_dir: str = ""
     prefetch: tuple[str, ...] = ()
@@ -98,6 +105,8 @@ class Settings:
         for name, (read, example) in _VARIABLES.items():
             variable = f"MESHLIB_{name.upper()}"
             text = environ.get(variable, "").strip()
+            if (variable, text) == _BY_SPIFFE:
+                variable, text = ENDPOINT, environ.get(ENDPOINT, "").strip() or "(not set)"
             if text:
                 given[name] = _read(variable, text, read, example)
         given.setdefault("instance", environ.get("HOSTNAME", ""))
@@ -159,6 +168,17 @@ def _address_and_port(text: str) -> str:
     return text
 
 
+def _endpoint(text: str) -> str:
+    # SPIFFE_Workload_Endpoint.md 4: an absolute path and no authority, or an IP address and a port.
+    scheme, _, rest = text.partition(":")
+    place = rest.removeprefix("//")
+    if scheme == "unix" and place.startswith("/"):
+        return f"unix:{place}"
+    if scheme == "tcp" and rest.startswith("//") and "/" not in place:
+        return f"tcp://{_address_and_port(place)}"
+    raise ValueError("a Workload API is a socket with its absolute path")
+
+
 def _next_port(address: str) -> str:
     host, _, port = address.rpartition(":")
     return f"{host}:{int(port) + 1}" if port.isdigit() else address
@@ -216,6 +236,7 @@ _VARIABLES: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "token": (str, "TOKEN"),
     "token_file": (str, "/var/run/secrets/meshlib/token"),
     "root_cert": (str, "/etc/meshlib/root-cert.pem"),
+    "identity_source": (_endpoint, "unix:///run/spire/agent.sock"),
     "home": (str, "~/.meshlib"),
     "cache_dir": (str, "/var/cache/meshlib"),
     "prefetch": (_names, "reviews:9080,ratings:9080"),

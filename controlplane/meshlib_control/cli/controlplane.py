@@ -39,6 +39,10 @@ def controlplane(
     server_names: Annotated[
         list[str] | None, typer.Option("--server-name", metavar="HOST", help="A further name of this machine; repeatable.")
     ] = None,
+    trust_bundle: Annotated[
+        Path | None,
+        typer.Option("--trust-bundle", metavar="FILE", help="Roots to trust as our own, PEM: those of SPIRE, for example."),
+    ] = None,
     trust_domain: Annotated[str, typer.Option("--trust-domain", help="First part of every SPIFFE id.")] = "cluster.local",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell about every connection and certificate.")] = False,
 ) -> int:
@@ -62,6 +66,7 @@ def controlplane(
         api_address=api_address,
         xds_mtls_address=xds_mtls_address,
         server_names=tuple(server_names or ()),
+        trust_bundle=trust_bundle,
         trust_domain=trust_domain,
     )
     try:
