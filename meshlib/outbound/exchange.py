@@ -81,13 +81,14 @@ class Send:
     timeout: float | None
     headers: Headers
     request: Request
-    deadline: float | None = None
-    load: Load | None = None
+    deadline: float | None
+    load: Load
 
     @property
     def breaker(self) -> Breaker | None:
         """Limits on connections and on what waits for them; None: there are none."""
-        return self.load.protection.breaker if self.load is not None and self.load.protection is not None else None
+        protection = self.load.protection
+        return None if protection is None else protection.breaker
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from meshlib.runtime.http1 import (
     request_head,
 )
 from meshlib.runtime.pool import Key, key_of
-from meshlib.runtime.timing import CallerTimeout, Limit, Patience, Timeout, TryTimeout, earliest
+from meshlib.runtime.timing import CallerTimeout, Limit, Patience, Timeout, TryTimeout, TurnTimeout, earliest
 from meshlib.runtime.tls import TlsLayer
 from meshlib.telemetry.details import VIA_UPSTREAM
 from meshlib.telemetry.records import Telemetry
@@ -169,13 +169,33 @@ class Call:
 
         return limit
 
+    def turn(self, ends: float | None) -> Limit:
+        """How long to wait for a connection that others use.
+
+        Args:
+            ends: when the route stops waiting for this try.
+        """
+        now, seconds = clock(), self.timeout.pool
+        return (
+            Limit(ends)
+            if seconds is None or (ends is not None and ends < now + seconds)
+            else Limit(now + seconds, "pool", seconds)
+        )
+
     def unconnected(self, error: Exception, seconds: float | None) -> Failure:
         """A try that got no connection.
 
         Args:
             seconds: what it was given.
+
+        Raises:
+            CallerTimeout: no try's failure but the caller's own.
         """
+        if isinstance(error, CallerTimeout):
+            raise error
         self.cause = error
+        if isinstance(error, TurnTimeout):
+            return Failure(FailureKind.TIMEOUT, _words(error), False, self._replayable)
         send = self._sent
         if isinstance(error, TimeoutError):
             kind = FailureKind.TIMEOUT if send and seconds == send.timeout else FailureKind.CONNECT
@@ -293,6 +313,8 @@ class Delivery:
             self.left()  # cancelled, or the caller's own body failed
             return error.__cause__ or error if isinstance(error, BodyFailed) else error
         kind = _kind_of(error)
+        if kind is not UpstreamTimeout:
+            self._deliver.load.broken(clock())
         flag = joined_flags("DC" if isinstance(error, CallerTimeout) else kind.flag, self._deliver.flag)
         self._end(flag)
         return _from(kind(self._sighting(flag, f"while the response's body was read: {_words(error)}")), error)
