@@ -36,12 +36,16 @@ class Held:
     error: str
 
 
+Resources = Mapping[tuple[str, str], Held]
+"""By type, as in `meshlib pc`, and name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One xDS client of a process, by node id, with what it holds by type and name."""
+    """One xDS client of a process, by node id, with what it holds."""
 
     node: str
-    resources: Mapping[tuple[str, str], Held]
+    resources: Resources
 
 
 def with_client_status(address: str, kind: str, streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -67,8 +71,8 @@ def with_client_status(address: str, kind: str, streams: list[dict[str, Any]]) -
 def _with_client(stream: Json, kind: str, clients: list[Client]) -> dict[str, Any]:
     names = {(one["type"], one["name"]) for one in stream["resources"]}
     own = [client.resources for client in clients if client.node == stream["id"]]
-    nothing: Mapping[tuple[str, str], Held] = {}
-    held = dict(max(own, key=lambda resources: len(names.intersection(resources)), default=nothing))
+    likest: Resources = max(own, key=lambda resources: len(names.intersection(resources)), default={})
+    held = dict(likest)
     judged = [_judged(one, held.pop((kind, one["name"]), None)) for one in stream["resources"] if one["type"] == kind]
     extra = [unsent(kind, name) for (of, name), one in sorted(held.items()) if of == kind and one.body is not None]
     return {**stream, "resources": judged + extra}
