@@ -18,6 +18,7 @@ from meshlib_control.translate.endpoint_group import load_assignment
 from meshlib_control.translate.envoy import clusters as envoy
 from meshlib_control.translate.envoy import tls as envoy_tls
 from meshlib_control.translate.peer_authentication import PeerRule, peer_rule
+from meshlib_control.translate.protection import protection
 from meshlib_control.translate.scope import selects, service_visible
 
 CONNECT_TIMEOUT = 10.0  # seconds; Istio's default
@@ -150,7 +151,7 @@ def cluster(world: World, node: Node, name: str) -> Resource | None:
         metadata=_metadata(found),
         **_discovery(found, node),
         **_transport(world, node, found),
-        **_limits(node, found),
+        **protection(node, found.policy, found.protocol),
     )
     return resource(name, body, found.sources)
 
@@ -219,16 +220,6 @@ def _secured(node: Node, found: Target, peers: set[str]) -> dict[str, Any]:
     if node.kind == "envoy":
         return envoy_tls.upstream_socket(node, found.name, peers, http2=found.protocol in envoy.HTTP2_PROTOCOLS)
     return tls.upstream_socket(found.name, peers)
-
-
-def _limits(node: Node, found: Target) -> dict[str, Any]:
-    """What other clients do by themselves: no limits on what is under way, and the port's own HTTP version."""
-    if node.kind != "envoy":
-        return {}
-    return {
-        "circuit_breakers": envoy.circuit_breakers(),
-        "typed_extension_protocol_options": envoy.protocol_options(found.protocol),
-    }
 
 
 def _peers(world: World, found: Target) -> set[str]:
