@@ -51,7 +51,11 @@ def text_matches(condition: StringMatch, text: str) -> bool:
 
 def header_matches(condition: HeaderMatch, message: Message) -> bool:
     """Whether a header meets a condition (rules 3 and 4)."""
-    values = header_values(condition.name, message)
+    return values_match(condition, header_values(condition.name, message))
+
+
+def values_match(condition: HeaderMatch, values: list[str]) -> bool:
+    """As `header_matches`, for the values of the header's lines."""
     if not values and condition.missing_as_empty:
         values = [""]
     match = condition.match

@@ -41,6 +41,24 @@ def normalized(path: str) -> str | None:
     return None if "%00" in bare else _resolved(bare) + query
 
 
+def merged_slashes(path: str) -> str:
+    """The path with one slash for several (Envoy: PathUtil::mergeSlashes); the query stays."""
+    bare, mark, query = path.partition("?")
+    if "//" not in bare:
+        return path
+    ends = "/" if bare.endswith("/") else ""
+    return "/" + "/".join(filter(None, bare.split("/"))) + ends + mark + query
+
+
+_ESCAPED_SLASH = re.compile(r"%2F|%5C", re.IGNORECASE)
+
+
+def unescaped_slashes(path: str) -> str:
+    """The path with %2F and %5C written plainly; the query stays."""
+    bare, mark, query = path.partition("?")
+    return _ESCAPED_SLASH.sub(lambda found: "/" if found[0][1] == "2" else "\\", bare) + mark + query
+
+
 def _end_of_path(path: str) -> int:
     query, fragment = path.find("?"), path.find("#")
     return min((place for place in (query, fragment) if place >= 0), default=len(path))

@@ -11,7 +11,7 @@ from meshlib.errors import MeshError
 from meshlib.inbound.forwarded import forwarded_client_cert
 from meshlib.inbound.sender import enter, leave
 from meshlib.inbound.visit import Denied
-from meshlib.runtime.admission import admit_async, arrived
+from meshlib.runtime.admission import admit_async, arrived, tell
 from meshlib_asgi._convert import GONE, App, Message, Receive, Scope, Send, address, admitted, peer_of, raw_headers, request_of
 
 if TYPE_CHECKING:
@@ -131,7 +131,9 @@ class _Arrival:
 
     async def _admit(self, app: App) -> None:
         visit = arrived(self._request, self.peer, address(self._scope.get("server")))
-        answer = await admit_async(self._mesh.inbound, visit)
+        port = self._mesh.inbound
+        answer = await admit_async(port, visit)
+        tell(_log, port, visit, answer)
         self._record.request = visit.request
         if isinstance(answer, Denied):
             await self._refuse(answer)
@@ -144,7 +146,6 @@ class _Arrival:
 
     async def _refuse(self, answer: Denied) -> None:
         self._denied = answer
-        _log.info("refused %s %s from %s: %s", self._request.method, self._request.path, self.peer.address, answer.reason)
         if self._scope["type"] == "websocket":
             await self._on_receive()
             await self._on_send({"type": "websocket.close", "code": 1008})

@@ -15,7 +15,7 @@ from meshlib.inbound.admit import InboundPort
 from meshlib.inbound.forwarded import HEADER, forged, forwarded_client_cert, withheld
 from meshlib.inbound.sender import enter, leave
 from meshlib.inbound.visit import Denied, Permit
-from meshlib.runtime.admission import arrived
+from meshlib.runtime.admission import arrived, tell
 from meshlib.runtime.mesh import Mesh
 
 from ._acceptor import Sides, peers_of
@@ -65,10 +65,10 @@ class Arrival:
 
     def decided(self, answer: Permit | Denied) -> Denied | None:
         """The filters have decided; None: the call may enter."""
+        tell(_log, self.inbound, self.visit, answer)
         asked, self.record.request = self.record.request, self.visit.request
         if isinstance(answer, Denied):
             self._denied, self.code = answer, code_of_http(answer.status)
-            _log.info("refused %s from %s: %s", self.record.request.path, self.peer.address, answer.reason)
             return answer
         raw = self._raw if answer.request.headers is asked.headers else metadata_from(answer.request.headers)
         ours = str(self._mesh.certificates.spiffe_id or "")

@@ -18,7 +18,7 @@ import meshlib
 from meshlib.inbound.forwarded import forwarded_client_cert
 from meshlib.inbound.sender import enter
 from meshlib.inbound.visit import Denied
-from meshlib.runtime.admission import admit_sync, arrived
+from meshlib.runtime.admission import admit_sync, arrived, tell
 from meshlib_wsgi._convert import (
     SEEN,
     App,
@@ -130,7 +130,9 @@ class _Arrival:
         enter(self.peer)  # never left: the context ends with the request
         asked = self._record.request
         visit = arrived(asked, self.peer, local_address(self._environ))
-        answer = admit_sync(self._mesh.inbound, visit)
+        port = self._mesh.inbound
+        answer = admit_sync(port, visit)
+        tell(_log, port, visit, answer)
         self._record.request = visit.request
         if isinstance(answer, Denied):
             return self._refuse(answer)
@@ -142,8 +144,6 @@ class _Arrival:
 
     def _refuse(self, answer: Denied) -> Iterable[bytes]:
         self._denied = answer
-        request = self._record.request
-        _log.info("refused %s %s from %s: %s", request.method, request.path, self.peer.address, answer.reason)
         body = answer.words.encode()
         head = [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), *answer.headers]
         self._on_start(f"{answer.status} {responses.get(answer.status, 'Refused')}", head)

@@ -62,7 +62,7 @@ def _outbound_listener(listener: Any) -> OutboundListener:
 def _inbound_listener(listener: Any) -> InboundListener:
     filters, normalization = inbound_policy(listener.filter_chains)
     mode, origin = _peer_mode(listener.filter_chains), fields.origin(listener.metadata)
-    return InboundListener(listener.name, mode, origin, filters, normalization)
+    return InboundListener(listener.name, mode, origin, filters, normalization, fields.origins(listener.metadata))
 
 
 def _peer_mode(chains: Any) -> PeerMode:

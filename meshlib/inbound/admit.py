@@ -19,8 +19,9 @@ from functools import partial
 from typing import Any
 
 from meshlib.config.model import Origin, PeerMode
-from meshlib.config.policy import AS_WRITTEN, Filter, InboundListener, Normalization
+from meshlib.config.policy import AS_WRITTEN, Filter, InboundListener, Normalization, Rbac
 from meshlib.facts import Peer
+from meshlib.inbound import authorize
 from meshlib.inbound.normalize import normalize
 from meshlib.inbound.visit import Answer, Denied, Permit, Question, Visit
 
@@ -33,7 +34,9 @@ def _deciding(decide: Callable[[Any, Visit], Denied | Asking | None]) -> Callabl
     return lambda one: partial(decide, one)
 
 
-_STEPS: Mapping[type[Filter], Callable[[Any], Step]] = {}
+_STEPS: Mapping[type[Filter], Callable[[Any], Step]] = {
+    Rbac: authorize.step,
+}
 """What each kind of filter does; called once for a port, so that what can be prepared is."""
 
 
@@ -45,6 +48,7 @@ class InboundPort:
     origin: Origin | None = None
     filters: tuple[Filter, ...] = ()
     normalization: Normalization = AS_WRITTEN
+    origins: Mapping[str, Origin] = field(default_factory=dict, hash=False)
     steps: tuple[Step, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -53,7 +57,7 @@ class InboundPort:
 
 def port_of(listener: InboundListener) -> InboundPort:
     """The port that a listener describes."""
-    return InboundPort(listener.mode, listener.origin, listener.filters, listener.normalization)
+    return InboundPort(listener.mode, listener.origin, listener.filters, listener.normalization, listener.origins)
 
 
 class Wire(Enum):

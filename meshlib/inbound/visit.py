@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from meshlib.facts import Headers, Peer, Request
@@ -20,9 +21,10 @@ class Visit:
     Attributes:
         metadata: Envoy's dynamic metadata: namespace -> value; one filter writes what a later one reads.
         response_headers: to add to the response, whoever answers.
+        notes: for the log.
     """
 
-    __slots__ = ("local_address", "metadata", "now", "peer", "request", "response_headers", "server_name")
+    __slots__ = ("local_address", "metadata", "notes", "now", "peer", "request", "response_headers", "server_name")
 
     def __init__(self, request: Request, peer: Peer, local_address: str = "", server_name: str = "", now: float = 0.0) -> None:
         self.request = request
@@ -32,6 +34,7 @@ class Visit:
         self.now = now
         self.metadata: dict[str, Any] = {}
         self.response_headers: list[tuple[str, str]] = []
+        self.notes: list[str] = []
 
     def __repr__(self) -> str:
         return f"<Visit {self.request.method} {self.request.path} of {self.peer.spiffe_id or self.peer.address}>"
@@ -65,6 +68,8 @@ class Denied:
         headers: to add to the answer.
         flag: Envoy's response flag for the access log, `-` for none.
         detail: Envoy's response code details; empty: what follows from the flag.
+        policy: the policy that says so, if there is one.
+        why: tells more for the log, and may take its time.
     """
 
     reason: str
@@ -73,6 +78,8 @@ class Denied:
     headers: Headers = ()
     flag: str = "-"
     detail: str = ""
+    policy: str = ""
+    why: Callable[[Visit], str] | None = field(default=None, compare=False, repr=False)
 
     @property
     def words(self) -> str:
