@@ -321,6 +321,22 @@ def test_what_can_be_checked_beside_it_stays_in_a_deny() -> None:
 
 
 @pytest.mark.parametrize(
+    "path", ["a/{*}", "{**}", "/a//{*}", "//{*}", "/{**}/{*}", "/a{*}", "/{**}.txt", "/a b/{*}", "/{*}/" + 254 * "a"]
+)
+def test_templates_that_envoy_does_not_survive_are_not_sent(path: str) -> None:
+    """Istio's validation accepts some of them."""
+    assert translated(operation(paths=[path])) is None
+    assert translated(operation(notPaths=["/a", path]), allow=False) == translated({})
+
+
+@pytest.mark.parametrize("key", ["request.headers[a\nb]", "request.auth.claims[a][]", "request.auth.claims[][a]"])
+def test_names_that_envoy_refuses_are_not_sent(key: str) -> None:
+    """One such condition would make it reject the whole listener."""
+    assert translated(when(key, "x")) is None
+    assert translated(when(key, "x"), allow=False) == translated({})
+
+
+@pytest.mark.parametrize(
     "rule", [when("a.b", "c"), operation(ports=["x"]), source(ipBlocks=["x"]), source(ipBlocks=["1.2.3.4/99"])]
 )
 def test_values_that_validation_should_have_refused_are_not_obeyed_halfway(rule: Json) -> None:

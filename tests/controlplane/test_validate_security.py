@@ -46,6 +46,24 @@ REFUSED: list[tuple[str, Any, str, str]] = [
     ),
     (
         "AuthorizationPolicy",
+        rule(to=[{"operation": {"paths": ["a/{*}"]}}]),
+        "spec.rules[0].to[0].operation.paths[0]",
+        "begins with /",
+    ),
+    (
+        "AuthorizationPolicy",
+        rule(to=[{"operation": {"paths": ["//{*}"]}}]),
+        "spec.rules[0].to[0].operation.paths[0]",
+        "no empty segments",
+    ),
+    (
+        "AuthorizationPolicy",
+        rule(to=[{"operation": {"paths": ["/{*}/" + 256 * "a"]}}]),
+        "spec.rules[0].to[0].operation.paths[0]",
+        "at most 256",
+    ),
+    (
+        "AuthorizationPolicy",
         rule(to=[{"operation": {"notPaths": ["/a{x}"]}}]),
         "spec.rules[0].to[0].operation.notPaths[0]",
         "only allowed",
