@@ -27,7 +27,7 @@ from meshlib.runtime.pool import key_of
 
 from ._active import ActiveCall
 from ._bridge import Bridge
-from ._call import Call, Codec, clock
+from ._call import Call, Codec, Given, clock
 from ._callables import StreamResponse, UnaryRequest
 from ._convert import option
 from ._lines import Line, Lines, Options, address_of, has_endpoints, line_options
@@ -207,9 +207,9 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]  # grpc has no type infor
                 self._direct = insecure_channel(self._target, self._options, self._compression)
             return self._direct
 
-    def begin(self, codec: Codec, metadata: Any, timeout: float | None) -> Call:
+    def begin(self, codec: Codec, given: Given) -> Call:
         """A call."""
-        return Call(self.mesh, self._authority, codec.method, metadata, timeout)
+        return Call(self.mesh, self._authority, codec.method, given.metadata, given.timeout)
 
     def keep(self, call: ActiveCall) -> None:
         """Cancel it when the channel closes."""

@@ -101,15 +101,16 @@ class AsyncReplay(_Kept):
         self._iterator: Any = None
         self._ended = False
         self._taken = 0
+        self._over = False
         self._changed = asyncio.Event()
         self._lock = asyncio.Lock()
 
-    async def write(self, message: Any, done: asyncio.Event) -> None:
+    async def write(self, message: Any) -> None:
         """Send a message; returns when gRPC has taken it, or the call is done."""
         self._add(message)
         index = len(self._messages)
         self._wake()
-        while self._taken < index and not done.is_set():
+        while self._taken < index and not self._over:
             await self._changed.wait()
 
     @property
@@ -126,8 +127,9 @@ class AsyncReplay(_Kept):
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def wake(self) -> None:
-        """Let those who wait look again: the call is done."""
+    def over(self, _: Any) -> None:
+        """The call is done: who waits for gRPC to take a message waits no more."""
+        self._over = True
         self._wake()
 
     def __aiter__(self) -> AsyncIterator[bytes]:

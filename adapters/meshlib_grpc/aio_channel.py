@@ -23,7 +23,7 @@ from meshlib.runtime.pool import key_of
 from ._aio_callables import AioCallable, Intercepted, last_interceptors
 from ._aio_calls import AioCall
 from ._bridge import Bridge
-from ._call import Call, Codec, clock
+from ._call import Call, Codec, Given, clock
 from ._convert import option
 from ._lines import Line, Lines, Options, address_of, has_endpoints, line_options
 from ._originals import aio_insecure_channel as insecure_channel
@@ -198,9 +198,9 @@ class MeshAioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpc has no typ
             self._direct = insecure_channel(self._target, self._options, self._compression)
         return self._direct
 
-    def begin(self, codec: Codec, metadata: Any, timeout: float | None) -> Call:
+    def begin(self, codec: Codec, given: Given) -> Call:
         """A call."""
-        return Call(self.mesh, self._authority, codec.method, metadata, timeout)
+        return Call(self.mesh, self._authority, codec.method, given.metadata, given.timeout)
 
     def keep(self, call: AioCall) -> None:
         """Cancel it when the channel closes."""
