@@ -29,7 +29,7 @@ from meshlib.facts import Peer
 from meshlib.identity.peer import peer_from_der
 from meshlib.inbound.admit import Wire, admit_connection, wire
 from meshlib.runtime.certificates import ALPN_HTTP2
-from meshlib.runtime.tls import TlsLayer
+from meshlib.runtime.tls import TlsLayer, server_name
 
 from ._tunnel import End
 
@@ -161,7 +161,7 @@ class Acceptor:
         def established(end: End) -> None:
             limit.cancel()
             try:
-                peer = peer_from_der(layer.peer_certificate, _address(transport))
+                peer = peer_from_der(layer.peer_certificate, _address(transport), server_name(layer.session))
                 if not peer.secured:
                     raise IdentityError("the certificate names no workload")
             except IdentityError as error:

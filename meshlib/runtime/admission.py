@@ -37,7 +37,7 @@ def tell(log: logging.Logger, port: InboundPort, visit: Visit, answer: Permit | 
 
 def arrived(request: Request, peer: Peer, local_address: str) -> Visit:
     """A request that is here now."""
-    return Visit(request, peer, local_address, "", time.time())
+    return Visit(request, peer, local_address, peer.server_name, time.time())
 
 
 def admit_sync(port: InboundPort, visit: Visit, ask: Callable[[Question], Answer] = nobody) -> Permit | Denied:

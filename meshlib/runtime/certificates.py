@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from meshlib.errors import IdentityError, NoCertificate
 from meshlib.identity.leaf import Leaf, leaf_from_pem
 from meshlib.identity.rotation import explain
+from meshlib.runtime.tls import note_server_name
 
 ALPN = ("istio-http/1.1", "istio", "http/1.1")
 """What Istio's sidecars offer each other; plain HTTP/1.1 last."""
@@ -167,6 +168,7 @@ class Certificates:
         context = _bare(ssl.PROTOCOL_TLS_SERVER, alpn)
 
         def swap(session: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
+            note_server_name(session, name)
             current = self._current
             if current is None:
                 return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
