@@ -109,12 +109,10 @@ class AsyncClient:
         breaker = send.breaker
         if breaker is None:
             return await self._open(call, send, key, tls, self._pool.discard), False
-        if not breaker.pend():
-            return None
-        try:
-            return await self._in_turn(call, send, key, tls, breaker, ends)
-        finally:
-            breaker.pending.leave()
+        turn = await self._turn(key, breaker, call.turn(ends))
+        if not isinstance(turn, Slot):
+            return None if turn is None else (turn, True)
+        return await self._made(call, send, key, tls, breaker, turn)
 
     def _idle(self, key: Key) -> AsyncConnection | None:
         while True:
@@ -132,22 +130,14 @@ class AsyncClient:
             await anext(self._keeper)
         return await AsyncConnection.open(key, call.layer(send, tls), call.connect_seconds(send), lost)
 
-    async def _in_turn(
-        self, call: Call, send: Send, key: Key, tls: ClientTls | None, breaker: Breaker, ends: float | None
-    ) -> tuple[AsyncConnection, bool]:
-        turn = self._turns.open(key, breaker) or await self._turn(key, call.turn(ends))
-        if isinstance(turn, AsyncConnection):
-            return turn, True
-        try:
-            return await self._open(call, send, key, tls, partial(self._lost, turn)), False
-        except BaseException:
-            turn.free()
-            raise
-
-    async def _turn(self, key: Key, limit: Limit) -> AsyncConnection | Slot:
-        """Wait until somebody else needs a connection no longer."""
+    async def _turn(self, key: Key, breaker: Breaker, limit: Limit) -> AsyncConnection | Slot | None:
+        """The right to make a connection, or, after a wait, one that somebody else needs no longer; None: too many wait."""
+        slot = self._turns.open(key, breaker)
+        if slot is not None:
+            return slot
         waiter: asyncio.Future[AsyncConnection | Slot] = asyncio.get_running_loop().create_future()
-        self._turns.wait(key, waiter)
+        if not self._turns.wait(key, waiter, breaker):
+            return None
         try:
             async with asyncio.timeout(remaining(limit.at, clock())):
                 return await waiter
@@ -157,6 +147,22 @@ class AsyncClient:
                 turn = waiter.result()
                 turn.free() if isinstance(turn, Slot) else self.release(turn)
             raise (limit.turn_error() if isinstance(error, TimeoutError) else error) from None
+
+    async def _made(
+        self, call: Call, send: Send, key: Key, tls: ClientTls | None, breaker: Breaker, slot: Slot
+    ) -> tuple[AsyncConnection, bool] | None:
+        pending = breaker.pends_while_connecting
+        if pending and not breaker.pend():
+            slot.free()
+            return None
+        try:
+            return await self._open(call, send, key, tls, partial(self._lost, slot)), False
+        except BaseException:
+            slot.free()
+            raise
+        finally:
+            if pending:
+                breaker.pending.leave()
 
     def _lost(self, slot: Slot, connection: AsyncConnection) -> None:
         self._pool.discard(connection)

@@ -104,12 +104,10 @@ class SyncClient:
         breaker = send.breaker
         if breaker is None:
             return SyncConnection.open(key, call.layer(send, tls), call.connect_seconds(send)), False
-        if not breaker.pend():
-            return None
-        try:
-            return self._in_turn(call, send, key, tls, breaker, ends)
-        finally:
-            breaker.pending.leave()
+        turn = self._turn(key, breaker, call.turn(ends))
+        if not isinstance(turn, Slot):
+            return None if turn is None else (turn, True)
+        return self._made(call, send, key, tls, breaker, turn)
 
     def _idle(self, key: Key, tls: ClientTls | None) -> SyncConnection | None:
         while True:
@@ -121,28 +119,15 @@ class SyncClient:
                 return idle
             idle.close()
 
-    def _in_turn(
-        self, call: Call, send: Send, key: Key, tls: ClientTls | None, breaker: Breaker, ends: float | None
-    ) -> tuple[SyncConnection, bool]:
-        turn = self._turn(key, breaker, call.turn(ends))
-        if isinstance(turn, SyncConnection):
-            return turn, True
-        try:
-            connection = SyncConnection.open(key, call.layer(send, tls), call.connect_seconds(send))
-        except BaseException:
-            self._lost(turn)
-            raise
-        connection.lost = partial(self._lost, turn)
-        return connection, False
-
-    def _turn(self, key: Key, breaker: Breaker, limit: Limit) -> SyncConnection | Slot:
-        """A slot, or wait until somebody else needs a connection no longer."""
+    def _turn(self, key: Key, breaker: Breaker, limit: Limit) -> SyncConnection | Slot | None:
+        """The right to make a connection, or, after a wait, one that somebody else needs no longer; None: too many wait."""
         waiter: Future[SyncConnection | Slot] = Future()
         with self._lock:
             slot = self._turns.open(key, breaker)
             if slot is not None:
                 return slot
-            self._turns.wait(key, waiter)
+            if not self._turns.wait(key, waiter, breaker):
+                return None
         try:
             return waiter.result(remaining(limit.at, clock()))
         except BaseException as error:
@@ -152,6 +137,24 @@ class SyncClient:
                 turn = waiter.result()
                 self._lost(turn) if isinstance(turn, Slot) else self.release(turn)
             raise (limit.turn_error() if isinstance(error, TimeoutError) else error) from None
+
+    def _made(
+        self, call: Call, send: Send, key: Key, tls: ClientTls | None, breaker: Breaker, slot: Slot
+    ) -> tuple[SyncConnection, bool] | None:
+        pending = breaker.pends_while_connecting
+        if pending and not breaker.pend():
+            self._lost(slot)
+            return None
+        try:
+            connection = SyncConnection.open(key, call.layer(send, tls), call.connect_seconds(send))
+        except BaseException:
+            self._lost(slot)
+            raise
+        finally:
+            if pending:
+                breaker.pending.leave()
+        connection.lost = partial(self._lost, slot)
+        return connection, False
 
     def _lost(self, slot: Slot) -> None:
         with self._lock:

@@ -36,7 +36,7 @@ class AsyncConnection(asyncio.Protocol):
     Args:
         key: where it leads, and as whom.
         tls: the session to be; None: plain text.
-        lost: called once when the connection is gone.
+        lost: called when the connection is gone, or is going because of us; maybe both.
     """
 
     def __init__(self, key: Key, tls: TlsLayer | None, lost: Callable[[AsyncConnection], None]) -> None:
@@ -171,6 +171,7 @@ class AsyncConnection(asyncio.Protocol):
                 self._transport.write(self._tls.close())
             self._transport.close()
         self._error = self._error or PeerClosed("closed by us")
+        self._tell_lost(self)
 
     def abort(self) -> None:
         """Close at once: what is under way is of no interest."""
@@ -180,6 +181,7 @@ class AsyncConnection(asyncio.Protocol):
         elif self._socket is not None:
             self._socket.close()
         self._error = self._error or PeerClosed("aborted by us")
+        self._tell_lost(self)
 
     def abort_from_anywhere(self) -> None:
         """As `abort`, from any thread; after the end of the loop there is nothing left to close."""

@@ -3,7 +3,8 @@
 One client's connections to each endpoint, as Envoy's pool of one host in one worker: the cluster's limit counts the
 connections of all clients, but an endpoint to which this client has none may always have one, so that nobody waits for ever.
 
-Rule 1: who finds no idle connection and may not make one waits; the oldest first.
+Rule 1: who finds no idle connection and may not make one waits, the oldest first, and counts as pending until its turn comes:
+not until it wakes up, when those who woke it may be back already.
 Rule 2: a connection whose exchange is over goes to the oldest who waits for its endpoint.
 Rule 3: when a connection ends, the oldest who waits may make one in its place, if the limit still lets it.
 
@@ -54,7 +55,7 @@ class Turns(Generic[C]):
 
     def __init__(self) -> None:
         self._open: Counter[Key] = Counter()
-        self._waiting: defaultdict[Key, deque[Waiter[C]]] = defaultdict(deque)
+        self._waiting: defaultdict[Key, deque[tuple[Waiter[C], Breaker]]] = defaultdict(deque)
 
     def __repr__(self) -> str:
         return f"<Turns {self._open.total()} open, {sum(map(len, self._waiting.values()))} waiting>"
@@ -76,15 +77,19 @@ class Turns(Generic[C]):
             if slot is not None and not self.hand(key, slot):
                 slot.free()
 
-    def wait(self, key: Key, waiter: Waiter[C]) -> None:
-        """Stand in line."""
-        self._waiting[key].append(waiter)
+    def wait(self, key: Key, waiter: Waiter[C], breaker: Breaker) -> bool:
+        """Stand in line, unless too many do."""
+        if not breaker.pend():
+            return False
+        self._waiting[key].append((waiter, breaker))
+        return True
 
     def hand(self, key: Key, found: C | Slot) -> bool:
         """Give a connection, or the right to make one, to the oldest who waits; False: nobody does."""
         line = self._waiting.get(key)
         while line:
-            waiter = line.popleft()
+            waiter, breaker = line.popleft()
+            breaker.pending.leave()
             if not line:
                 del self._waiting[key]
             if not waiter.done():
@@ -94,8 +99,10 @@ class Turns(Generic[C]):
 
     def leave(self, key: Key, waiter: Waiter[C]) -> None:
         """Stand in line no longer."""
-        line = self._waiting.get(key)
-        if line and waiter in line:
-            line.remove(waiter)
-            if not line:
+        line = self._waiting.get(key, ())
+        entry = next((entry for entry in line if entry[0] is waiter), None)
+        if entry is not None:
+            self._waiting[key].remove(entry)
+            entry[1].pending.leave()
+            if not self._waiting[key]:
                 del self._waiting[key]
