@@ -242,6 +242,7 @@ class _Trip:
         "_destination",
         "_endpoint",
         "_limited_by_route",
+        "_request",
         "_retrying",
         "_route",
         "_tried",
@@ -253,6 +254,7 @@ class _Trip:
     def __init__(self, destination: Destination, chosen: Chosen, request: Request, balancers: Balancers, delayed: str) -> None:
         self._destination = destination
         self._route = chosen.route
+        self._request = request
         self._delayed = delayed
         self._endpoint: Endpoint | None = None
         self._tried: frozenset[Key] = frozenset()
@@ -352,7 +354,9 @@ class _Trip:
 
     def _sighting(self, flag: str, detail: str, cluster: str) -> Sighting:
         endpoint = "" if self._endpoint is None else str(self._endpoint)
-        return Sighting(self._destination.authority, self._route.name, cluster, endpoint, self.attempt, flag, detail)
+        asked, route = self._request, self._route.name
+        authority = self._destination.authority
+        return Sighting(authority, route, cluster, endpoint, self.attempt, flag, detail, asked.method, asked.path)
 
 
 def balancer_for(destination: Destination, cluster: Cluster, balancers: Balancers) -> Balancer:

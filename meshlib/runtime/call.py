@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Protocol
 
@@ -255,10 +256,12 @@ class Call:
         return error
 
     def _sighting(self, flag: str, detail: str) -> Sighting:
+        asked = self.request
+        seen = Sighting(asked.authority, flag=flag, detail=detail, method=asked.method, path=asked.path)
         if self._sent is None:
-            return Sighting(self.request.authority, flag=flag, detail=detail)
+            return seen
         send = self._sent
-        return Sighting(self.request.authority, "", send.cluster.name, str(send.endpoint), send.attempt, flag, detail)
+        return replace(seen, cluster=send.cluster.name, endpoint=str(send.endpoint), attempt=send.attempt)
 
 
 class Delivery:
@@ -285,10 +288,9 @@ class Delivery:
         return self._sighting(self._deliver.flag, VIA_UPSTREAM)
 
     def _sighting(self, flag: str, detail: str) -> Sighting:
-        to = self._deliver
-        return Sighting(
-            self._call.request.authority, to.route.name, to.cluster.name, str(to.endpoint), to.attempts, flag, detail
-        )
+        to, asked = self._deliver, self._call.request
+        place = (to.route.name, to.cluster.name, str(to.endpoint), to.attempts)
+        return Sighting(asked.authority, *place, flag, detail, asked.method, asked.path)
 
     def limit(self) -> Limit:
         """How long to wait for the next piece of the body."""
@@ -353,7 +355,8 @@ def replied(call: Call, reply: LocalReply) -> tuple[ResponseHead, Sighting]:
         )
     )
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
-    sighting = Sighting(call.request.authority, route, reply.cluster, flag=reply.flag, detail=reply.detail)
+    asked = call.request
+    sighting = Sighting(asked.authority, route, reply.cluster, "", 0, reply.flag, reply.detail, asked.method, asked.path)
     reason = HTTPStatus(reply.status).phrase if reply.status in _KNOWN else ""
     return ResponseHead(reply.status, reason.encode("ascii"), headers, "1.1"), sighting
 
