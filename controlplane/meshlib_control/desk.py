@@ -62,6 +62,7 @@ class Desk:
     issuer: TokenIssuer
     proxies: Callable[[], list[dict[str, Any]]]
     explain: Callable[[Any], dict[str, Any]]
+    authorize: Callable[[Any], dict[str, Any]]
     configurations: Callable[[str, Sequence[str]], list[dict[str, Any]]]
     rotation: Rotation
     clock: Callable[[], datetime]

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from .api.app import create_app
-from .api.bodies import ExplainBody
+from .api.bodies import AuthzBody, ExplainBody
 from .authn import Administrator, Authenticator
+from .authorizing import check_access, peer_called
 from .ca import CERTIFICATE_FILE
 from .ca_roots import open_roots
 from .ca_rotation import Rotation
@@ -183,6 +184,7 @@ class ControlPlane:
             issuer=issuer,
             proxies=lambda: [proxy_data(row, self._clock().timestamp()) for row in discovery.status()],
             explain=lambda body: _explain(registry.world(inventory.objects()), registry.nodes, body),
+            authorize=lambda body: _authorize(registry.world(inventory.objects()), registry.nodes, body, self._clock()),
             configurations=lambda name, kinds: _configurations(discovery, name, kinds),
             rotation=rotation,
             clock=self._clock,
@@ -247,6 +249,14 @@ def _untold(discovery: DiscoveryService, registry: Registry, roots: bytes, files
     if discovery.snapshots.current.world.roots != roots.decode():
         states = [(node, state and SyncState.STALE) for node, state in states]  # published in a moment
     return missing(states, registry.members, files, roots_version(roots))
+
+
+def _authorize(world: World, nodes: Sequence[Node], body: AuthzBody, now: datetime) -> dict[str, Any]:
+    peer = peer_called(body.caller, body.namespace, world.trust_domain, body.address)
+    request = question(body.method, body.url, body.headers)
+    answers = check_access(world, nodes, request, peer, body.namespace, now.timestamp())
+    told = {"method": request.method, "url": body.url, "headers": body.headers}
+    return {"request": told, "peer": peer.spiffe_id, "answers": answers}
 
 
 def _configurations(discovery: DiscoveryService, name: str, kinds: Sequence[str]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from meshlib_control.desk import Desk, NotFound, Refused
 from meshlib_control.store import StoreError
 
 from .answers import answer_error, answer_problems
-from .bodies import ApplyBody, ExplainBody, RotateBody, TokenBody, read_body
+from .bodies import ApplyBody, AuthzBody, ExplainBody, RotateBody, TokenBody, read_body
 from .guard import BodyTooLarge, Guard
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -44,6 +44,7 @@ def create_app(desk: Desk, administrator: Administrator, *, loopback: bool) -> A
             Route("/v1/proxies", routes.proxies),
             Route("/v1/proxies/{name}/config", routes.configuration),
             Route("/v1/explain", routes.explain, methods=["POST"]),
+            Route("/v1/authz", routes.authz, methods=["POST"]),
             Route("/v1/tokens", routes.create_token, methods=["POST"]),
             Route("/v1/ca", routes.authority),
             Route("/v1/ca/rotate", routes.rotate, methods=["POST"]),
@@ -91,6 +92,9 @@ class _Routes:
 
     async def explain(self, request: Request) -> Response:
         return JSONResponse(self._desk.explain(await read_body(request, ExplainBody)))
+
+    async def authz(self, request: Request) -> Response:
+        return JSONResponse(self._desk.authorize(await read_body(request, AuthzBody)))
 
     async def create_token(self, request: Request) -> Response:
         body = await read_body(request, TokenBody)

@@ -66,6 +66,23 @@ class ExplainBody(Struct, frozen=True, forbid_unknown_fields=True):
     namespace: _Name = "default"
 
 
+class AuthzBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/authz.
+
+    Args:
+        caller: a service account, `namespace/account` or a SPIFFE id; empty: the caller shows no certificate.
+        address: the caller's IP address.
+        namespace: of the caller, for short names of hosts, too.
+    """
+
+    url: str
+    method: str = "GET"
+    headers: list[tuple[str, str]] = []
+    caller: str = msgspec.field(default="", name="from")
+    address: str = "127.0.0.1"
+    namespace: _Name = "default"
+
+
 class RotateBody(Struct, frozen=True, forbid_unknown_fields=True):
     """What `ca rotate` sends.
 

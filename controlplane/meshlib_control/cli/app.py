@@ -20,6 +20,7 @@ COMMANDS = {
     "ps": ("ps", "ps"),
     "pc": ("pc", "app"),
     "explain": ("explain", "explain"),
+    "authz": ("authz", "app"),
     "token": ("join_token", "app"),
     "ca": ("ca", "app"),
     "certs": ("certs", "app"),

@@ -150,6 +150,33 @@ def test_explain_tells_that_a_subset_is_missing(meshlib, files):
     assert "productpage in namespace default (not connected; assumed)" in text
 
 
+REFUSING = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nobody}
+spec:
+  action: DENY
+  rules:
+  - from: [{source: {notPrincipals: [cluster.local/ns/default/sa/productpage]}}]
+"""
+
+
+@pytest.mark.usefixtures("service")
+def test_authz_check_tells_who_may_and_the_line_that_says_so(meshlib, tmp_path):
+    """The exit code is the answer for scripts."""
+    (tmp_path / "nobody.yaml").write_text(REFUSING)
+    meshlib("apply", "-f", "nobody.yaml")
+    question = ("authz", "check", "GET", "http://reviews:9080/reviews/0")
+    denied = meshlib(*question, "--from", "ratings")
+    assert (denied.code, denied.out.splitlines()[0].split()[-1]) == (79, "spiffe://cluster.local/ns/default/sa/ratings")
+    assert "deny  reviews-v1-abcde (PERMISSIVE)" in denied.out
+    assert "by AuthorizationPolicy default/nobody spec.rules[0], nobody.yaml:7" in denied.out
+    allowed = meshlib(*question, "--from", "productpage", "-o", "json")
+    assert (allowed.code, [one["decision"] for one in json.loads(allowed.out)["answers"]]) == (0, ["allow"])
+    nobody = meshlib("authz", "check", "GET", "http://reviews:1/")
+    assert (nobody.code, "nobody serves" in nobody.err) == (65, True)
+
+
 def test_explain_of_a_stranger_says_that_it_is_not_in_the_mesh(meshlib, plane):
     """As the library treats it: passed through."""
     result = meshlib("explain", "GET", "http://example.com/", "-o", "json")
