@@ -73,6 +73,9 @@ class ActiveCall(grpc.Call, grpc.Future):  # type: ignore[misc]  # grpc has no t
             self._settle(self._final(destination))
         except grpc.RpcError as error:
             self._settle(error)
+        except Status as status:
+            self._request.call.abandoned()
+            self._settle(MeshCallError(status))
         except Exception as error:  # whatever it was, somebody waits for the end
             self._request.call.abandoned()
             self._settle(MeshCallError(Status(grpc.StatusCode.UNKNOWN, f"Exception iterating requests: {error}", error)))

@@ -33,6 +33,9 @@ class Arrival:
     Args:
         context: gRPC's own servicer context, of either API.
 
+    Raises:
+        IdentityError: the client is gone, and with it the proof of who it was.
+
     Attributes:
         code: the status that the handler set, if it did.
         visit: what the filters of the port decide on; give their answer to `decided`.
@@ -47,7 +50,7 @@ class Arrival:
         self._mesh = mesh
         self._raw = raw = metadata_of(context.invocation_metadata())
         where: str = context.peer()
-        sides = peers_of(mesh).get(where) or Sides(Peer(address=_address(where)))
+        sides = peers_of(mesh).find(where) or Sides(Peer(address=_address(where)))
         self.peer = sides.peer
         self._local_address = sides.local_address
         known = tuple(item for item in raw if not forged(item[0]))

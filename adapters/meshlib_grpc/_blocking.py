@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import grpc
@@ -34,13 +33,16 @@ class Blocking:
         request, call = self._request, self._request.call
         while True:
             try:
-                final = drive_sync(call.machine(destination), self._attempt, time.sleep)
+                final = drive_sync(call.machine(destination), self._attempt, request.channel.pause)
             except UpstreamError as error:
                 if call.waits_for(error, request.wait_for_ready):
-                    time.sleep(READY_AGAIN)
+                    request.channel.pause(READY_AGAIN)
                     destination = request.channel.destination() or destination
                     continue
                 raise told(call.failed(error)) from error
+            except Status as status:
+                call.abandoned()
+                raise MeshCallError(status) from status.__cause__
             except BaseException as error:
                 call.failed(error)
                 raise

@@ -43,6 +43,11 @@ class Status(Exception):
         self.__cause__ = cause
 
 
+def closed() -> Status:
+    """What ends calls under way when their channel closes, in gRPC's words."""
+    return Status(grpc.StatusCode.CANCELLED, "Channel closed!")
+
+
 class Codec(NamedTuple):
     """How messages of one method become bytes and back; None: they are bytes.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from ._call import Call, Codec, Given, clock
 from ._convert import option
 from ._lines import Line, Lines, Options, address_of, has_endpoints, line_options
 from ._originals import aio_insecure_channel as insecure_channel
+from ._tunnel import private_folder
 
 _LOOK_AGAIN = 0.05
 
@@ -233,7 +233,7 @@ class MeshAioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpc has no typ
     def _bridge(self, send: Send, tls: Any) -> Bridge:
         assert send.cluster.tls is not None
         if not self._folder:
-            self._folder = tempfile.mkdtemp(prefix="meshlib-")  # mode 0700
+            self._folder = private_folder()
             weakref.finalize(self, shutil.rmtree, self._folder, True)
         self._names += 1
         path = os.path.join(self._folder, str(self._names))

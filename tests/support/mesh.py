@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import weakref
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from meshlib.config.model import (
@@ -109,6 +110,9 @@ class LocalMesh:
         self.events: list[RequestEvent] = []
         self.asked: list[str] = []
         self.served: list[tuple[int, str]] = []
+        self.withdrawn: list[int] = []
+        self.leaving: Future[None] = Future()
+        self.leaving.set_result(None)
         self.unresolved: dict[str, Destination] = {}
         if keep_events:
             self.telemetry.add_listener(self.events.append)
@@ -123,6 +127,10 @@ class LocalMesh:
 
     def serve(self, port: int, address: str = "", protocol: str = "") -> None:
         self.served.append((port, address))
+
+    def withdraw(self, port: int) -> Future[None]:
+        self.withdrawn.append(port)
+        return self.leaving
 
     def destination(self, authority: str) -> Destination | Absent | None:
         return self.snapshot.destination(authority)
