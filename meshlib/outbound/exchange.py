@@ -308,14 +308,12 @@ class _Trip:
         if outliers is None:
             return
         if isinstance(outcome, Response):
-            outliers.answered(key, self._status(outcome), clock())
+            told = outcome.header("grpc-status") if is_grpc(self.terms.request) else None
+            status = outcome.status if told is None else http_status_of(told)
+            outliers.answered(key, status, clock(), grpc=told is not None)
         elif outcome.kind is FailureKind.CONNECT or (outcome.sent and outcome.kind is not FailureKind.OVERFLOW):
             timed_out = outcome.kind is FailureKind.TIMEOUT
             outliers.failed(key, clock(), connected=outcome.sent, timed_out=timed_out)
-
-    def _status(self, response: Response) -> int:
-        told = response.header("grpc-status") if is_grpc(self.terms.request) else None
-        return response.status if told is None else http_status_of(told)
 
     def may_retry(self, load: Load) -> bool:
         """Whether the circuit breaker allows one more try; it counts until `settle_retry`."""

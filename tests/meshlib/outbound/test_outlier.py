@@ -60,10 +60,13 @@ def test_split() -> None:
 
 
 def test_listed_codes_replace_5xx() -> None:
-    """What is not listed is a success."""
+    """What is not listed is a success; gRPC's statuses are not listed, but judged as ever."""
     outliers = watching(replace(ALL, consecutive_5xx=2, error_codes=frozenset({429})))
     assert answers(outliers, A, 500, 500, 429, 503, 429) == frozenset()
     assert answers(outliers, A, 429) == {A}
+    outliers.answered(B, 503, 0.0, grpc=True)
+    outliers.answered(B, 503, 0.0, grpc=True)
+    assert outliers.ejected == {A, B}
 
 
 def test_ten_percent_of_nine_is_nobody() -> None:
