@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from typing import Any
 
 from meshlib.errors import ConfigurationError, MeshError
@@ -149,8 +150,14 @@ class Desk:
         except KeyError as error:
             raise NotFound(f"there is no type {error}; choose of {', '.join(TYPES)}") from error
         if not found:
-            raise NotFound(f"no client {name} is connected", "meshlib ps")
+            raise NotFound(f"no client {name} is connected", self._near(name))
         return found
+
+    def _near(self, name: str) -> str:
+        """Where to find the right name: instances often end with something that nobody types."""
+        names = [row["name"] for row in self.proxies()]
+        near = sorted({one for one in names if one.startswith(name)}) or get_close_matches(name, names)
+        return f"{near[0]}  (all names: meshlib ps)" if near else "meshlib ps"
 
     def create_token(self, namespace: str, service_account: str, lifetime: timedelta) -> dict[str, Any]:
         """A join token. Raises SettingsError for impossible names or lifetimes."""

@@ -91,7 +91,8 @@ class TokenIssuer:
         _check_names(namespace, service_account)
         if not timedelta(seconds=1) <= lifetime <= LONGEST_LIFETIME:
             raise SettingsError(
-                f"a token lives between 1s and {LONGEST_LIFETIME.days}d, not {lifetime}. Write for example 24h"
+                f"a token lives between 1s and {LONGEST_LIFETIME.days}d, not {lifetime.total_seconds():.0f}s. "
+                "Write for example 24h"
             )
         issued = int(now.timestamp())
         claims = {

@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from meshlib_control.current import home_folder
-from meshlib_control.errors import CannotStart
+from meshlib_control.errors import CannotStart, WrongOption
 
-from .failure import USAGE, Failure
+from .failure import FAILURE, USAGE, Failure
 from .output import say
 
 
@@ -67,5 +67,6 @@ def controlplane(
     try:
         asyncio.run(serve(options, say))
     except CannotStart as error:
-        raise Failure(error.problem, error.advice) from error
+        code = USAGE if isinstance(error, WrongOption) else FAILURE
+        raise Failure(error.problem, error.advice, code) from error
     return 0

@@ -256,3 +256,26 @@ def test_a_broken_current_json_is_named(meshlib, tmp_path):
     result = meshlib("ps")
     assert result.code == 1
     assert "current.json is broken" in result.err
+
+
+@pytest.mark.usefixtures("plane")
+def test_a_token_that_is_nowhere_is_no_wrong_token(meshlib, monkeypatch, tmp_path):
+    """Found through neither the environment nor the control plane's folder; a file that was named must be there."""
+    api = json.loads((tmp_path / "home" / "current.json").read_text())["api"]
+    monkeypatch.setenv("MESHLIB_HOME", str(tmp_path / "elsewhere"))
+    result = meshlib("ps", "--api", api)
+    assert (result.code, "asks for its admin token, and none was found here" in result.err) == (1, True)
+    monkeypatch.setenv("MESHLIB_ADMIN_TOKEN_FILE", str(tmp_path / "nothere"))
+    result = meshlib("ps", "--api", api)
+    assert (result.code, "cannot read the admin token" in result.err) == (1, True)
+
+
+@pytest.mark.usefixtures("plane")
+def test_a_life_that_no_token_has(meshlib):
+    """In the words of the command line, and the advice is about this command."""
+    result = meshlib("token", "create", "--service-account", "x", "--ttl", "9999d")
+    assert result.code == 65
+    assert result.err.splitlines() == [
+        "Error: a token lives between 1s and 365d, not 863913600s. Write for example 24h",
+        "Try: the command's --help",
+    ]
