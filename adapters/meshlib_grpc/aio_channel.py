@@ -22,7 +22,7 @@ from meshlib.runtime.pool import key_of
 from ._aio_callables import AioCallable, Intercepted, last_interceptors
 from ._aio_calls import AioCall
 from ._bridge import Bridge
-from ._call import Call, Codec, Given, clock
+from ._call import Call, Codec, Given, clock, closed
 from ._convert import option
 from ._lines import Line, Lines, Options, address_of, has_endpoints, line_options
 from ._originals import aio_insecure_channel as insecure_channel
@@ -212,21 +212,28 @@ class MeshAioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpc has no typ
         Raises:
             NoCertificate: mutual TLS is asked for, and we hold none that is valid.
             OSError: the bridge cannot be made.
+            Status: the channel is closed.
         """
+        if self._closed:
+            raise closed()
         tls = None
         if send.endpoint.tls and send.cluster.tls is not None:
             tls = self.mesh.certificates.client_context(ALPN_HTTP2)
         key = key_of(send.endpoint, send.cluster, tls.generation if tls else 0)
         old = self._lines.renew(tls.generation) if tls else []
-        line = self._lines.take(key, clock())
+        line, bridge = self._lines.take(key, clock()), None
         if line is None:
             bridge = self._bridge(send, tls) if tls else None
+            if bridge is not None:
+                await bridge.open()
+                line = self._lines.take(key, clock())  # of a call that came here meanwhile
+        if line is None:
             options = line_options(send.cluster, self._authority, self._options)
             channel = insecure_channel(address_of(send.endpoint, bridge), options, self._compression)
             line = Line(key, channel, bridge, clock())
             old += self._lines.add(line, clock())
-            if bridge is not None:
-                await bridge.open()  # takes no turn of the loop: it only listens
+        elif bridge is not None:
+            bridge.close()
         self._close(old)
         return line
 
