@@ -14,8 +14,9 @@ from typing import Any
 
 import grpc
 
-from meshlib.errors import CredentialError, MeshError
+from meshlib.errors import CredentialError, IdentityError, MeshError
 from meshlib.identity import assertion
+from meshlib.identity.revocation import refuse_revoked
 from meshlib.identity.spiffe import SpiffeId
 
 from .tokens import TokenIssuer
@@ -58,12 +59,14 @@ class Authenticator:
         trust_domain: of the identities given out, `cluster.local`.
         clock: the time of day, UTC.
         roots: gives the PEM of whom certificates may lead to.
+        revoked: gives the PEM of lists of certificates that count no more.
     """
 
     tokens: TokenIssuer
     trust_domain: str
     clock: Callable[[], datetime]
     roots: Callable[[], bytes]
+    revoked: Callable[[], bytes] = bytes
 
     def caller(self, metadata: Metadata, auth_context: AuthContext | None = None) -> Caller:
         """The caller that a gRPC call's metadata, or its connection's client certificate, prove.
@@ -86,15 +89,25 @@ class Authenticator:
 
     def _bearer(self, credential: str) -> SpiffeId:
         if assertion.is_assertion(credential):
-            return assertion.verify(credential, self.roots(), self.trust_domain, self.clock().timestamp())
+            now = self.clock().timestamp()
+            return assertion.verify(credential, self.roots(), self.trust_domain, now, self.revoked())
         account = self.tokens.verify(credential, self.clock())
         return SpiffeId(self.trust_domain, account.namespace, account.name)
 
     def _certified(self, auth_context: AuthContext) -> Caller:
         # grpcio has verified the chain against our roots before it fills this in.
         for value in auth_context.get("peer_spiffe_id", ()):
+            for certificate in auth_context.get("x509_pem_cert", ()):
+                self._refuse_revoked(certificate)
             return Caller(self._own_identity(value.decode()))
         raise CredentialError(f"no credential. {_HOW}")
+
+    def _refuse_revoked(self, pem: bytes) -> None:
+        # grpcio's server has no place for revocation lists.
+        try:
+            refuse_revoked(pem, self.revoked())
+        except IdentityError as error:
+            raise CredentialError(f"{error}. {_HOW}") from error
 
     def _own_identity(self, text: str) -> SpiffeId:
         try:

@@ -14,7 +14,7 @@ from typing import Any
 from meshlib.errors import ConfigurationError, MeshError
 
 from .analyze import analyze
-from .ca_rotation import Rotation
+from .ca_rotation import Replacing
 from .configured import TYPES, asked_kinds
 from .effective import findings as not_effective
 from .intake import accept
@@ -52,7 +52,7 @@ class Desk:
         issuer: makes join tokens.
         proxies: rows of `ps`.
         explain: answers POST /v1/explain.
-        rotation: replaces the root.
+        rotation: replaces the authority.
         configurations: what the clients of a name were sent, by name and types; empty: nobody of that name is connected.
         clock: the time of day, UTC.
     """
@@ -65,7 +65,7 @@ class Desk:
     explain: Callable[[Any], dict[str, Any]]
     authorize: Callable[[Any], dict[str, Any]]
     configurations: Callable[[str, Sequence[str]], list[dict[str, Any]]]
-    rotation: Rotation
+    rotation: Replacing
     clock: Callable[[], datetime]
 
     @property

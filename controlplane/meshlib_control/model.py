@@ -214,6 +214,7 @@ class World:
         services: by hostname.
         revision: grows with every new world.
         roots: PEM of the certificates that prove everybody in the mesh.
+        revoked: PEM of lists of certificates that count no more; empty: nothing is checked.
         mesh: what holds for the mesh as a whole (`mesh_config`).
     """
 
@@ -224,6 +225,7 @@ class World:
     domain_suffix: str = "cluster.local"
     revision: int = 0
     roots: str = ""
+    revoked: str = ""
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def of_kind(self, kind: str) -> list[MeshObject]:

@@ -27,8 +27,9 @@ from .api.bodies import AuthzBody, ExplainBody
 from .authn import Administrator, Authenticator
 from .authorizing import check_access, peer_called
 from .ca import CERTIFICATE_FILE
-from .ca_roots import open_roots
-from .ca_rotation import Rotation
+from .ca_plugged import PluggedAuthority
+from .ca_roots import KeptRoots, open_roots
+from .ca_rotation import Replacing, Rotation
 from .ca_service import Certificate, certificate_handler
 from .configured import configuration_data, is_called
 from .current import FILE as CURRENT_FILE
@@ -72,6 +73,7 @@ class ControlPlaneOptions:
         xds_address, api_address: `HOST:PORT`; port 0 takes any free one.
         xds_mtls_address: where clients join that show a certificate instead of a token; empty: the port after the xDS port.
         server_names: further names for the server's certificate.
+        cacerts: a folder with an authority that somebody else made, see `ca_plugged`; None: our own.
         quiet, longest: debounce of pushes, seconds.
     """
 
@@ -82,6 +84,7 @@ class ControlPlaneOptions:
     api_address: str = "127.0.0.1:15014"
     xds_mtls_address: str = ""
     server_names: tuple[str, ...] = ()
+    cacerts: Path | None = None
     trust_domain: str = "cluster.local"
     quiet: float = QUIET
     longest: float = LONGEST
@@ -157,13 +160,30 @@ class ControlPlane:
     async def _start(self, started: contextlib.AsyncExitStack) -> None:
         options, now = self.options, self._clock()
         started.enter_context(_exclusive(options.data))
-        roots = open_roots(options.data, now, options.trust_domain)
+
+        def untold() -> list[str]:
+            return list(_untold(discovery, registry, roots.current.roots_pem, files))
+
+        roots: KeptRoots | PluggedAuthority
+        rotation: Replacing
+        if options.cacerts is not None:
+            roots = rotation = PluggedAuthority(options.cacerts, options.data, self._clock, untold)
+        else:
+            roots = open_roots(options.data, now, options.trust_domain)
+            rotation = Rotation(roots, untold, self._clock)
         issuer = open_issuer(options.data)
         administrator = Administrator(open_admin_token(options.data))
-        authenticator = Authenticator(issuer, options.trust_domain, self._clock, lambda: roots.current.roots_pem)
+        authenticator = Authenticator(
+            issuer, options.trust_domain, self._clock, lambda: roots.current.roots_pem, lambda: roots.current.revoked
+        )
         inventory = started.enter_context(open_inventory(options.data, options.config))
-        registry = Registry(trust_domain=options.trust_domain, roots=roots.current.roots_pem.decode())
-        roots.on_change(lambda: registry.trust(roots.current.roots_pem.decode()))
+        registry = Registry(trust_domain=options.trust_domain)
+
+        def trust() -> None:
+            registry.trust(roots.current.roots_pem.decode(), roots.current.revoked.decode())
+
+        trust()
+        roots.on_change(trust)
         issued, files = IssuedCertificates(), KnownFiles()
         certificate = RenewedCertificate(lambda: roots.current, self._names(), self._clock)
 
@@ -176,7 +196,6 @@ class ControlPlane:
             options.quiet,
             options.longest,
         )
-        rotation = Rotation(roots, lambda: list(_untold(discovery, registry, roots.current.roots_pem, files)), self._clock)
         desk = Desk(
             inventory=inventory,
             world=lambda: registry.world(inventory.objects()),

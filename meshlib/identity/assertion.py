@@ -75,20 +75,21 @@ def is_assertion(credential: str) -> bool:
     return "x5c" in _header(credential)
 
 
-def verify(credential: str, roots_pem: bytes, trust_domain: str, now: float) -> SpiffeId:
+def verify(credential: str, roots_pem: bytes, trust_domain: str, now: float, revoked_pem: bytes = b"") -> SpiffeId:
     """Whom an assertion stands for.
 
     Args:
         roots_pem: our own roots.
         trust_domain: the only one whose identities count.
         now: seconds since the epoch.
+        revoked_pem: lists of certificates that count no more; empty: there are none.
 
     Raises:
         AssertionRefused: it is malformed, too long, signed by another key; its chain, identity, audience or times are wrong.
     """
     chain = _chain(credential)
     try:
-        proven = proven_leaf(chain, roots_pem, now, CLOCK_SKEW)
+        proven = proven_leaf(chain, roots_pem, now, CLOCK_SKEW, revoked_pem)
         identity = SpiffeId.parse(proven.leaf.spiffe_id)
     except IdentityError as error:
         raise AssertionRefused(f"{error}. {_AGAIN} NAME") from error

@@ -158,7 +158,7 @@ async def test_a_client_with_files_is_waited_for_until_its_keeper_has_asked(tmp_
         async with found.stream(credentials):
             await found.rotate()
             given = await found.secret(old, instance="client-x")
-            assert roots_of(given.resources[0].value).encode() == found.root_file != old
+            assert roots_of(given.resources[0].value)[0].encode() == found.root_file != old
             await asyncio.sleep(0.3)
             assert (await found.status())["waitingFor"] == ["client-x"]
             await found.secret(old, held=given.version_info, instance="client-x")

@@ -39,6 +39,12 @@ def controlplane(
     server_names: Annotated[
         list[str] | None, typer.Option("--server-name", metavar="HOST", help="A further name of this machine; repeatable.")
     ] = None,
+    cacerts: Annotated[
+        Path | None,
+        typer.Option(
+            "--cacerts", metavar="DIR", help="An authority of yours: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem."
+        ),
+    ] = None,
     trust_domain: Annotated[str, typer.Option("--trust-domain", help="First part of every SPIFFE id.")] = "cluster.local",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell about every connection and certificate.")] = False,
 ) -> int:
@@ -62,6 +68,7 @@ def controlplane(
         api_address=api_address,
         xds_mtls_address=xds_mtls_address,
         server_names=tuple(server_names or ()),
+        cacerts=cacerts,
         trust_domain=trust_domain,
     )
     try:
