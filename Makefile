@@ -6,7 +6,7 @@ N ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help bookinfo test lint unit e2e bench conformance push scale pythons clean
+.PHONY: help bookinfo test lint unit e2e rotation bench conformance push scale pythons clean
 
 help: ## Lists the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ unit: $(VENV)/.test
 e2e: $(VENV)/.test
 	sh scripts/debian.sh
 	$(BIN)/pytest -q tests/e2e
+
+rotation: $(VENV)/.test ## Replaces certificates and roots for a minute under 200 requests a second (SECONDS=60).
+	MESHLIB_TEST_ROTATION_SECONDS=$(or $(SECONDS),60) $(BIN)/pytest -q tests/e2e/test_rotations.py
 
 bench: $(VENV)/.test ## Measures a meshed call against plain httpx over mutual TLS.
 	$(BIN)/python -m bench

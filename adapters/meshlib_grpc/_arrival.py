@@ -53,7 +53,7 @@ class Arrival:
         sides = peers_of(mesh).find(where) or Sides(Peer(address=_address(where)))
         self.peer = sides.peer
         self._local_address = sides.local_address
-        known = tuple(item for item in raw if not forged(item[0]))
+        known = tuple([item for item in raw if not forged(item[0])])
         request = request_of(_authority(context) or mesh.settings.service, method, known)
         self.record = mesh.telemetry.inbound(request, self.peer, _patience(context))
         self._token: Token[Peer] | None = enter(self.peer)
@@ -117,12 +117,12 @@ class Arrival:
 
 
 def _admitted(metadata: Metadata, certificate: str | None, request_id: str) -> Metadata:
-    kept = tuple(item for item in metadata if not withheld(item[0]))
+    kept = [item for item in metadata if not withheld(item[0])]
     if certificate is not None:
-        kept = (*kept, (HEADER, certificate))
-    if request_id and not any(name == "x-request-id" for name, _ in kept):
-        kept = (*kept, ("x-request-id", request_id))
-    return kept
+        kept.append((HEADER, certificate))
+    if request_id and "x-request-id" not in dict(kept):
+        kept.append(("x-request-id", request_id))
+    return tuple(kept)
 
 
 def _patience(context: Any) -> float | None:

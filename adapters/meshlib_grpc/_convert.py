@@ -49,12 +49,12 @@ _HTTP_STATUS = re.compile(r"[Rr]eceived http2 :?(?:status )?header with (?:non-2
 
 def metadata_of(given: Iterable[Any] | None) -> Metadata:
     """A call's metadata as the caller gave it, names in lower case."""
-    return tuple((str(name).lower(), value) for name, value in given) if given else ()
+    return tuple([(str(name).lower(), value) for name, value in given]) if given else ()
 
 
 def headers_of(metadata: Metadata) -> Headers:
     """Metadata as headers of the wire, where binary values are base64."""
-    return tuple((name, value if isinstance(value, str) else _base64(name, value)) for name, value in metadata)
+    return tuple([(name, value if isinstance(value, str) else _base64(name, value)) for name, value in metadata])
 
 
 def _base64(name: str, value: bytes) -> str:
