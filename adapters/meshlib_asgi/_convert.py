@@ -36,7 +36,7 @@ def _text(raw: list[tuple[bytes, bytes]]) -> tuple[Headers, str]:
     for raw_name, raw_value in raw:
         known = _known(raw_name)
         if known.text == "host":
-            authority = raw_value.decode("latin-1")
+            authority += ("," if authority else "") + raw_value.decode("latin-1")  # several: as Envoy, so that all see it
         elif not known.forged:
             headers.append((known.text, raw_value.decode("latin-1")))
     return tuple(headers), authority

@@ -133,8 +133,8 @@ def _uri_template(extension: Any, place: str) -> Condition:
     return UriTemplate(config.path_template, compiled(template_expression(config.path_template, place)))
 
 
-_LITERAL = r"a-zA-Z0-9\-._~%!$&'()+,;:@"  # Envoy, uri_template_internal.cc: what may stand in a segment
-_ONE_SEGMENT, _ANY_SEGMENTS = f"[{_LITERAL}]+", f"[{_LITERAL}/]*"
+_LITERAL = r"a-zA-Z0-9\-._~%!$&'()+,;:@"  # Envoy, uri_template_internal.cc: what a template may say; in a path * and = too
+_ONE_SEGMENT, _ANY_SEGMENTS = f"[{_LITERAL}*=]+", f"[{_LITERAL}*=/]*"
 _WORD = re.compile(rf"\*\*|\*|\{{[a-zA-Z][a-zA-Z0-9_]*(?:=[^}}]*)?\}}|[{_LITERAL}]+|/")
 
 

@@ -2,7 +2,8 @@
 
 Rule 1: escaped slashes first, then dot segments and escapes, then several slashes: each may make work for the next
 (ConnectionManagerUtility::maybeNormalizePath).
-Rule 2: what cannot be read in one way only is refused with 400.
+Rule 2: what cannot be read in one way only is refused with 400. That holds for two Host headers as well (RFC 9112 3.2), which
+Envoy takes for one with a comma in it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from dataclasses import replace
 
 from meshlib.config.policy import AS_WRITTEN, EscapedSlashes, Normalization
 from meshlib.inbound.visit import Denied, Visit
-from meshlib.path import merged_slashes, normalized, unescaped_slashes
+from meshlib.path import merged_slashes, normalized, unescaped_slashes, without_fragment
 
 _NOT_NORMAL = Denied("the path cannot be normalized", 400, body="", detail="path_normalization_failed")
+_NO_HOST = Denied("the request names no host, or several", 400, body="", detail="missing_host_header")
 _NO_PATH = Denied("the request names no path", 404, body="", detail="absolute_path_rejected")
 
 
@@ -21,7 +23,9 @@ def normalize(how: Normalization, visit: Visit) -> Denied | None:
     """Write the path of the visit's request in one way, or say why it is refused."""
     if how is AS_WRITTEN:
         return None
-    path = visit.request.path
+    path, authority = visit.request.path, visit.request.authority
+    if not authority or "," in authority:
+        return _NO_HOST
     if not path.startswith("/"):
         return _NO_PATH
     found, answer = _rewritten(how, path)
@@ -31,7 +35,7 @@ def normalize(how: Normalization, visit: Visit) -> Denied | None:
 
 
 def _rewritten(how: Normalization, path: str) -> tuple[str, Denied | None]:
-    redirect = None
+    path, redirect = without_fragment(path), None
     if how.escaped_slashes is not EscapedSlashes.KEEP and (plain := unescaped_slashes(path)) != path:
         if how.escaped_slashes is EscapedSlashes.REJECT:
             return path, _NOT_NORMAL
