@@ -6,7 +6,7 @@ N ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help bookinfo test lint unit e2e rotation bench conformance push scale pythons clean
+.PHONY: help bookinfo test lint unit e2e rotation bench grpcbench conformance push scale pythons clean
 
 help: ## Lists the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ rotation: $(VENV)/.test ## Replaces certificates and roots for a minute under 20
 
 bench: $(VENV)/.test ## Measures a meshed call against plain httpx over mutual TLS.
 	$(BIN)/python -m bench
+
+grpcbench: $(VENV)/.test ## Measures meshed gRPC calls against grpcio's own mutual TLS (3 minutes).
+	$(BIN)/python -m bench.grpc
 
 push: $(VENV)/.test ## Measures how long after `meshlib apply` a change is in force in all of Bookinfo.
 	$(BIN)/python -m bench.push
