@@ -303,7 +303,7 @@ class Delivery:
 
     def complete(self) -> None:
         """The body ended as it should."""
-        self._end(self._deliver.flag or "-")
+        self._end(self._deliver.flag or "-", VIA_UPSTREAM)
 
     def left(self) -> None:
         """The caller did not wait for the end."""
@@ -321,7 +321,7 @@ class Delivery:
         self._end(flag)
         return _from(kind(self._sighting(flag, f"while the response's body was read: {_words(error)}")), error)
 
-    def _end(self, flags: str) -> None:
+    def _end(self, flags: str, detail: str = "") -> None:
         to, call = self._deliver, self._call
         to.load.done()
         call.record.end(
@@ -333,6 +333,7 @@ class Delivery:
                 route=to.route.name,
                 attempts=to.attempts,
                 flags=flags,
+                detail=detail,
                 bytes_received=len(call.body) if isinstance(call.body, bytes) else call.framing.written,
                 bytes_sent=self._received,
                 local_address=self.local_address,

@@ -190,6 +190,9 @@ async def test_retries_have_a_limit_of_their_own(mesh: LocalMesh, upstream: Upst
     response = await mesh.async_client().send(Request("GET", "http", HOST, "/status?code=503"))
     assert response is not None
     assert (response.status, response.sighting.flag, response.sighting.attempt) == (503, "UO", 1)
+    b"".join([piece async for piece in response])
+    (event,) = mesh.events
+    assert (event.flags, event.detail) == ("UO", "via_upstream")
 
 
 async def test_connections_grow_old(mesh: LocalMesh, upstream: Upstream) -> None:
