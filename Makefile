@@ -44,8 +44,8 @@ push: $(VENV)/.test ## Measures how long after `meshlib apply` a change is in fo
 scale: $(VENV)/.test ## Measures what one change costs with 1,000 streams, 1,000 services, 10,000 endpoints (2 minutes).
 	ulimit -n 20000 2>/dev/null; $(BIN)/python -m bench.scale
 
-conformance: $(VENV)/.test ## Envoy and we judge N drawn requests (N=20000 SEED=7).
-	$(BIN)/python -m tests.conformance --n $(N) $(if $(SEED),--seed $(SEED))
+conformance: $(VENV)/.test ## Envoy and we judge N drawn requests (N=20000 SEED=7 KIND=authorization).
+	$(BIN)/python -m tests.conformance --n $(N) $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND))
 
 pythons: ## Unit tests on every other supported Python that is installed.
 	sh scripts/pythons.sh

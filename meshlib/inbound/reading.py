@@ -21,6 +21,16 @@ _SCHEMES = frozenset({"http", "https"})
 _NEW_ID = "00000000-0000-4000-8000-000000000000"  # stands for the one that the mesh is about to make: nobody knows it yet
 
 
+# Of one connection only, and what no client from outside may order.
+_GONE = """
+    keep-alive proxy-connection transfer-encoding x-envoy-expected-rq-timeout-ms x-envoy-force-trace
+    x-envoy-hedge-on-per-try-timeout x-envoy-internal x-envoy-ip-tags x-envoy-max-retries x-envoy-original-url
+    x-envoy-retriable-header-names x-envoy-retriable-status-codes x-envoy-retry-grpc-on x-envoy-retry-on
+    x-envoy-upstream-alt-stat-name x-envoy-upstream-rq-per-try-timeout-ms x-envoy-upstream-rq-timeout-alt-response
+    x-envoy-upstream-rq-timeout-ms x-envoy-upstream-stream-duration-ms
+    """.split()  # noqa: SIM905  # a list takes twenty lines
+
+
 def reader(name: str) -> Reader:
     """What gives the values of a header, one for each line."""
     return _READERS.get(name) or (lambda visit: header_values(name, visit.request))
@@ -41,7 +51,10 @@ def _of_upgrades(name: str) -> Reader:
 
 def _trailers(visit: Visit) -> list[str]:
     """Of the codings that a client takes, trailers only are its matter."""
-    words = ",".join(header_values("te", visit.request)).lower().split(",")
+    values = header_values("te", visit.request)
+    if not any(values):
+        return values
+    words = ",".join(values).lower().split(",")
     return ["trailers"] if any(word.partition(";")[0].strip() == "trailers" for word in words) else []
 
 
@@ -70,10 +83,7 @@ def _certificate(visit: Visit) -> list[str]:
 _READERS: Mapping[str, Reader] = {
     "connection": _of_upgrades("connection"),
     "upgrade": _of_upgrades("upgrade"),
-    "keep-alive": _gone,
-    "proxy-connection": _gone,
-    "transfer-encoding": _gone,
-    "x-envoy-internal": _gone,
+    **dict.fromkeys(_GONE, _gone),
     "te": _trailers,
     "expect": _expect,
     ":scheme": _scheme,
