@@ -69,8 +69,8 @@ class Result:
 def agree(theirs: Seen, ours: Seen) -> bool:
     """Whether two answers are the same decision.
 
-    Who enters must be given the same path and authority. Reasons for a refusal may differ, and with 400 we may refuse more: what
-    our server's parser does not read, and two Host headers.
+    Who enters must be given the same path and authority. Reasons for a refusal may differ, and with 400 we may refuse more:
+    what our server's parser does not read, and two Host headers.
     """
     if theirs.entered and ours.entered:
         return theirs == ours
