@@ -68,6 +68,7 @@ def listener(name: str, world: World, authority: Authority, server: Leaf) -> Jso
     template = envoy.http_listener(name, [{"name": "all", "domains": ["*"], "routes": [_ANSWER]}])
     network_filter = template["filter_chains"][0]["filters"][0]
     manager = network_filter["typed_config"]
+    del manager["internal_address_config"]  # Istio sets none: nobody's `x-envoy-` orders are obeyed
     rbac = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
     filters = [{"name": "envoy.filters.http.rbac", "typed_config": {"@type": rbac, **one}} for one in world.filters]
     manager.update(world.normalization, use_remote_address=False, http_filters=[*filters, *manager["http_filters"]])

@@ -24,6 +24,7 @@ from tests.support.grpc_callers import SyncCaller
 from tests.support.grpc_echo import Echo
 from tests.support.mesh import LocalMesh, destination, endpoint
 from tests.support.pki import Authority, spiffe
+from tests.support.rbac import rbac_filters, rules
 
 
 @dataclass
@@ -104,6 +105,19 @@ async def test_calls_that_fail(served: Served, request_: bytes, method: str, cod
     (event,) = served.events(1)
     assert (event.status, event.grpc_status) == (200, str(grpc.StatusCode[code].value[0]))
     assert event.path == f"/test.Echo/{method}"
+
+
+async def test_a_policy_decides_who_enters(served: Served) -> None:
+    """Who is not allowed ends with PERMISSION_DENIED and Envoy's words, and the event has Envoy's response code details."""
+    path, caller = {"url_path": {"path": {"exact": "/test.Echo/One"}}}, {"principal_name": {"exact": spiffe("productpage")}}
+    filters = rbac_filters({"rules": rules("ALLOW", calls=(path, {"authenticated": caller}))})
+    served.mesh.inbound = InboundPort(PeerMode.PERMISSIVE, filters=filters)
+    assert (await served.caller.one(timeout=5))["peer"] == spiffe("productpage")
+    with pytest.raises(grpc.RpcError) as caught:
+        await asyncio.to_thread(served.plain)
+    assert (caught.value.code().name, caught.value.details()) == ("PERMISSION_DENIED", "RBAC: access denied")
+    refused = served.events(2)[1]
+    assert (refused.grpc_status, refused.flags, refused.detail) == ("7", "-", "rbac_access_denied_matched_policy[none]")
 
 
 async def test_both_on_one_port(served: Served) -> None:

@@ -5,35 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from google.protobuf import json_format
 
-from meshlib.config.decode_rbac import rbac
-from meshlib.config.messages import _pool, message
 from meshlib.config.policy import AS_WRITTEN, EscapedSlashes, Normalization
 from meshlib.errors import ConfigurationError
 from meshlib.facts import Peer, Request
 from meshlib.inbound.admit import InboundPort
 from meshlib.inbound.visit import Denied, Permit, Visit
 from meshlib.runtime.admission import admit_sync
-
-Json = dict[str, Any]
+from tests.support.rbac import ANY, Json, rbac_filters, rules
 
 PRODUCTPAGE = Peer("spiffe://cluster.local/ns/default/sa/productpage", "10.0.0.7:51234", "ab" * 32, "reviews")
 STRANGER = Peer("", "10.0.0.8:51234")
-ANY: Json = {"any": True}
 
 
 def port(*filters: Json, normalization: Normalization = AS_WRITTEN) -> InboundPort:
     """A port that has these RBAC filters, as protobuf's JSON."""
-    kind = message("envoy.extensions.filters.http.rbac.v3.RBAC")
-    bodies = (json_format.ParseDict(one, kind(), descriptor_pool=_pool) for one in filters)
-    return InboundPort(filters=tuple(rbac(body, "rbac") for body in bodies), normalization=normalization)
-
-
-def rules(action: str, **policies: tuple[Json, Json]) -> Json:
-    """RBAC rules of permission and principal by policy name."""
-    found = {name: {"permissions": [permission], "principals": [who]} for name, (permission, who) in policies.items()}
-    return {"action": action, "policies": found}
+    return InboundPort(filters=rbac_filters(*filters), normalization=normalization)
 
 
 def visit(path: str = "/reviews/0", *headers: tuple[str, str], peer: Peer = PRODUCTPAGE, method: str = "GET") -> Visit:
