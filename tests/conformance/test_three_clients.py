@@ -1,8 +1,6 @@
 """One configuration, three kinds of gRPC client, the same outcomes: our engine, grpcio's own xDS client, and a sidecar.
 
 Each kind blocking and on asyncio. A client that rejects anything it is sent fails the test.
-
-Not here yet: AuthorizationPolicy.
 """
 
 from __future__ import annotations
@@ -266,6 +264,51 @@ def test_certificates_are_replaced_while_calls_go_on(tmp_path: Path) -> None:
         mesh.service("reviews-v1", "v1", engine="engine", **short)
         mesh.settle()
         clients.agree("OK", lambda caller: caller.one()["code"])
+
+
+def allowing(account: str) -> str:
+    """Only one account may call, and only one method."""
+    return f"""
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: callers}}
+spec:
+  action: ALLOW
+  rules:
+  - from: [{{source: {{principals: [cluster.local/ns/default/sa/{account}]}}}}]
+    to: [{{operation: {{paths: [/test.Reviews/Say]}}}}]
+---
+"""
+
+
+DENYING = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: bad}
+spec:
+  action: DENY
+  rules:
+  - when: [{key: "request.headers[x-bad]", values: ["yes*"]}]
+---
+"""
+
+
+def test_policies_allow_and_deny_alike(tmp_path: Path) -> None:
+    """Three kinds of client, three kinds of server: who may call is answered, who may not gets PERMISSION_DENIED."""
+    with grpc_mesh(tmp_path) as mesh, ExitStack() as closing:
+        mesh.apply(STRICT + "---\n" + allowing("client"))
+        envoy = closing.enter_context(sidecar(mesh.plane, tmp_path, account="client"))
+        closing.enter_context(server_behind_envoy(mesh, tmp_path))
+        for engine in ("engine", "native"):
+            mesh.service(engine, engine, engine=engine)
+        clients = Clients(mesh, callers_of(mesh, envoy.ports[9080]))
+        everybody = {"engine", "native", "behind"}
+        clients.agree(everybody, lambda caller: {one.get("who") for one in caller.call(count=12)})
+        mesh.apply(allowing("somebody-else"))
+        clients.agree({"PERMISSION_DENIED"}, lambda caller: {one["code"] for one in caller.call(count=12)})
+        mesh.apply(allowing("client") + DENYING)
+        clients.agree({"PERMISSION_DENIED"}, lambda caller: {one["code"] for one in caller.call(count=12, x_bad="yes!")})
+        clients.agree({"OK"}, lambda caller: {one["code"] for one in caller.call(count=12, x_bad="no")})
 
 
 def test_the_root_is_replaced_while_calls_go_on(tmp_path: Path) -> None:
