@@ -152,6 +152,8 @@ def _condition(draw: Random, name: str, values: list[str]) -> Json:
     found: Json = {"name": name, "invert_match": draw.random() < 0.15}
     if draw.random() < 0.2:
         return {**found, "present_match": draw.random() < 0.8}
+    if name == "x-request-id":  # a request without one gets a random one from Envoy: a part of it may fit by chance
+        return {**found, "string_match": {"exact": draw.choice(values)}}
     return {**found, "string_match": _text(draw, values)}
 
 
