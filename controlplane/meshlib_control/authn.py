@@ -7,8 +7,8 @@ ours; on the connection, a client certificate of ours. If there is a bearer, it 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -57,6 +57,7 @@ class Authenticator:
     Args:
         tokens: who signs and checks join tokens.
         trust_domain: of the identities given out, `cluster.local`.
+        aliases: gives the names that this had before: who shows a certificate of one of them gets identities of the new one.
         clock: the time of day, UTC.
         roots: gives the PEM of whom certificates may lead to.
         revoked: gives the PEM of lists of certificates that count no more.
@@ -67,6 +68,7 @@ class Authenticator:
     clock: Callable[[], datetime]
     roots: Callable[[], bytes]
     revoked: Callable[[], bytes] = bytes
+    aliases: Callable[[], Collection[str]] = tuple
 
     def caller(self, metadata: Metadata, auth_context: AuthContext | None = None) -> Caller:
         """The caller that a gRPC call's metadata, or its connection's client certificate, prove.
@@ -89,8 +91,9 @@ class Authenticator:
 
     def _bearer(self, credential: str) -> SpiffeId:
         if assertion.is_assertion(credential):
-            now = self.clock().timestamp()
-            return assertion.verify(credential, self.roots(), self.trust_domain, now, self.revoked())
+            domains = (self.trust_domain, *self.aliases())
+            found = assertion.verify(credential, self.roots(), domains, self.clock().timestamp(), self.revoked())
+            return replace(found, trust_domain=self.trust_domain)
         account = self.tokens.verify(credential, self.clock())
         return SpiffeId(self.trust_domain, account.namespace, account.name)
 
@@ -114,11 +117,11 @@ class Authenticator:
             identity = SpiffeId.parse(text)
         except MeshError as error:
             raise CredentialError(f"the client certificate names no service account: {error}. {_HOW}") from error
-        if identity.trust_domain != self.trust_domain:
+        if identity.trust_domain not in (self.trust_domain, *self.aliases()):
             raise CredentialError(
                 f"the client certificate is of trust domain {identity.trust_domain!r}, this one is {self.trust_domain!r}"
             )
-        return identity
+        return replace(identity, trust_domain=self.trust_domain)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from .inventory import open_inventory
 from .issued import IssuedCertificates
 from .listening import Address, listen, parse_address
 from .members import kept, recall
+from .mesh_config import mesh_config
 from .model import Node, World
 from .presentation import proxy_data
 from .private_file import replace_file
@@ -174,7 +175,12 @@ class ControlPlane:
         issuer = open_issuer(options.data)
         administrator = Administrator(open_admin_token(options.data))
         authenticator = Authenticator(
-            issuer, options.trust_domain, self._clock, lambda: roots.current.roots_pem, lambda: roots.current.revoked
+            issuer,
+            options.trust_domain,
+            self._clock,
+            lambda: roots.current.roots_pem,
+            lambda: roots.current.revoked,
+            lambda: mesh_config(inventory.objects()).trust_domain_aliases,
         )
         inventory = started.enter_context(open_inventory(options.data, options.config))
         registry = Registry(trust_domain=options.trust_domain)

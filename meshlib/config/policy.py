@@ -258,6 +258,7 @@ class InboundListener:
     Args:
         filters: in the order in which they decide about a request.
         origins: where the policies of the filters were written down, by their names.
+        trust_domains: of peers that may come in by mutual TLS; empty: any that a root vouches for.
     """
 
     name: str
@@ -266,3 +267,4 @@ class InboundListener:
     filters: tuple[Filter, ...] = ()
     normalization: Normalization = AS_WRITTEN
     origins: Mapping[str, Origin] = field(default_factory=dict, hash=False)
+    trust_domains: frozenset[str] = frozenset()

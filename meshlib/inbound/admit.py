@@ -49,6 +49,7 @@ class InboundPort:
     filters: tuple[Filter, ...] = ()
     normalization: Normalization = AS_WRITTEN
     origins: Mapping[str, Origin] = field(default_factory=dict, hash=False)
+    trust_domains: frozenset[str] = frozenset()
     steps: tuple[Step, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +58,9 @@ class InboundPort:
 
 def port_of(listener: InboundListener) -> InboundPort:
     """The port that a listener describes."""
-    return InboundPort(listener.mode, listener.origin, listener.filters, listener.normalization, listener.origins)
+    return InboundPort(
+        listener.mode, listener.origin, listener.filters, listener.normalization, listener.origins, listener.trust_domains
+    )
 
 
 class Wire(Enum):
@@ -104,4 +107,10 @@ def _authenticate(port: InboundPort, peer: Peer) -> Denied | None:
     # A mutual TLS connection made before the mode became DISABLE may finish: it proved more than is asked for.
     if port.mode is PeerMode.STRICT and not peer.secured:
         return Denied("mutual TLS is STRICT here and the connection is plain text")
+    if port.trust_domains and peer.certificate_hash and _trust_domain(peer) not in port.trust_domains:
+        return Denied(f"the peer {peer.spiffe_id or 'without an identity'} is of another trust domain")
     return None
+
+
+def _trust_domain(peer: Peer) -> str:
+    return peer.spiffe_id.removeprefix("spiffe://").partition("/")[0]

@@ -61,10 +61,10 @@ def test_a_member_proves_itself_with_the_chain(tmp_path: Path, root: Issuer, sig
     *chain, _ = authority.issue(request.pem, REVIEWS, timedelta(hours=1), utc_now())
     now = utc_now().timestamp()
     whole = assertion.make("".join(chain), request.key_pem, now, "1")
-    assert str(assertion.verify(whole, authority.roots_pem, "cluster.local", now)) == REVIEWS
+    assert str(assertion.verify(whole, authority.roots_pem, ("cluster.local",), now)) == REVIEWS
     broken = assertion.make(chain[0], request.key_pem, now, "2")
     with pytest.raises(CredentialError, match="not one that this root vouches for"):
-        assertion.verify(broken, authority.roots_pem, "cluster.local", now)
+        assertion.verify(broken, authority.roots_pem, ("cluster.local",), now)
 
 
 def test_an_intermediate_below_another(tmp_path: Path, root: Issuer, signs: Issuer) -> None:
@@ -252,5 +252,5 @@ async def test_a_revoked_certificate_is_no_credential(tmp_path: Path, root: Issu
         assertion.make("".join(chain), one.key_pem, now, "1") for one, chain in zip((request, other), chains, strict=True)
     ]
     with pytest.raises(CredentialError, match="was revoked at"):
-        assertion.verify(signed[0], roots, "cluster.local", now, lists)
-    assert str(assertion.verify(signed[1], roots, "cluster.local", now, lists)) == REVIEWS
+        assertion.verify(signed[0], roots, ("cluster.local",), now, lists)
+    assert str(assertion.verify(signed[1], roots, ("cluster.local",), now, lists)) == REVIEWS

@@ -20,6 +20,7 @@ from meshlib_control.translate.envoy import tls as envoy_tls
 from meshlib_control.translate.peer_authentication import PeerRule, peer_rule
 from meshlib_control.translate.protection import protection
 from meshlib_control.translate.scope import selects, service_visible
+from meshlib_control.translate.trust_domains import trust_domains
 
 CONNECT_TIMEOUT = 10.0  # seconds; Istio's default
 DNS_REFRESH = 60.0  # seconds; Istio's default where the answer has no time to live
@@ -225,7 +226,8 @@ def _secured(node: Node, found: Target, peers: set[str]) -> dict[str, Any]:
 def _peers(world: World, found: Target) -> set[str]:
     """Who may answer: the accounts of all the service's instances, and what its ServiceEntry or the rule adds (Istio)."""
     accounts = {
-        tls.spiffe_id(world, instance.namespace, instance.service_account)
+        tls.spiffe_id(domain, instance.namespace, instance.service_account)
+        for domain in trust_domains(world)
         for instances in found.service.instances.values()
         for instance in instances
         if instance.service_account

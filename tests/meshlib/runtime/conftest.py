@@ -147,7 +147,7 @@ class ControlPlane:
         if assertion.is_assertion(bearer):
             self.shown.append("certificate")
             try:
-                assertion.verify(bearer, self.authority.roots_pem, "cluster.local", time.time())
+                assertion.verify(bearer, self.authority.roots_pem, ("cluster.local",), time.time())
             except CredentialError as error:
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
             return
