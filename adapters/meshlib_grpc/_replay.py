@@ -121,7 +121,7 @@ class AsyncReplay(_Kept):
     def __init__(self, source: Iterable[Any] | AsyncIterable[Any] | None, encode: Callable[[Any], bytes]) -> None:
         super().__init__(encode)
         self.written = source is None
-        self._source = None if source is None else source
+        self._source: Any = source
         self._iterator: Any = None
         self._puller: asyncio.Task[None] | None = None
         self._ended = False
@@ -175,18 +175,28 @@ class AsyncReplay(_Kept):
 
     async def _has(self, index: int, number: int) -> bool:
         while number == self._try and index == len(self._messages) and not self._ended:
+            if isinstance(self._source, Iterable):
+                self._pull_now(self._source)
+                continue
             if not self.written and (self._puller is None or self._puller.done()):
                 self._puller = asyncio.get_running_loop().create_task(self._pull())
             await self._changed.wait()
         return number == self._try and index < len(self._messages)
 
+    def _pull_now(self, source: Iterable[Any]) -> None:
+        self._iterator = self._iterator or iter(source)
+        try:
+            self._add(next(self._iterator))
+        except StopIteration:
+            self._ended = True
+        except Exception as error:  # the application's iterator, or its serializer
+            self.failed, self._ended = error, True
+
     async def _pull(self) -> None:
         """In a task of its own: gRPC cancels the reader of a try that it gives up, and that would end the application's
         generator, so that the next try took the first half of the requests for all of them.
         """
-        if self._iterator is None:
-            source = self._source
-            self._iterator = aiter(source) if isinstance(source, AsyncIterable) else _async(iter(source or ()))
+        self._iterator = self._iterator or aiter(self._source)
         try:
             self._add(await anext(self._iterator))
         except StopAsyncIteration:
@@ -194,8 +204,3 @@ class AsyncReplay(_Kept):
         except Exception as error:  # the application's iterator, or its serializer
             self.failed, self._ended = error, True
         self._wake()
-
-
-async def _async(source: Iterator[Any]) -> AsyncIterator[Any]:
-    for message in source:
-        yield message
