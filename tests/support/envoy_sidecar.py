@@ -217,7 +217,7 @@ class Sidecar:
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
-        """Its certificate is renewed all the time, as by `meshlib certs keep`."""
+        """Its certificate is renewed all the time, as by `meshlib cert keep`."""
         keeper, stopped = CertificateKeeper(self.settings, self.certificates), Event()
         thread = Thread(target=keeper.run, args=(stopped,), name=f"certificates of {self.name}")
         thread.start()

@@ -58,7 +58,7 @@ def envoy(
 ) -> int:
     """Write a bootstrap for Envoy. Its private key is made here and never leaves DIR; nothing in the bootstrap is secret.
 
-    The certificate in DIR ends after a day: say --keep, or run `meshlib certs keep DIR` beside Envoy.
+    The certificate in DIR ends after a day: say --keep, or run `meshlib cert keep DIR` beside Envoy.
 
     Example: meshlib bootstrap envoy -s ratings -p 9080 --certs certs --write envoy.json && envoy -c envoy.json
     """

@@ -35,7 +35,7 @@ def grpc(
 ) -> int:
     """Write a bootstrap for gRPC's own xDS client. Nothing in it is secret, nothing in it is specific to a language.
 
-    The certificate in DIR ends after a day: say --keep, or run `meshlib certs keep DIR` beside the program.
+    The certificate in DIR ends after a day: say --keep, or run `meshlib cert keep DIR` beside the program.
 
     Example: meshlib bootstrap grpc -s ratings -p 9080 --certs certs --write grpc.json; GRPC_XDS_BOOTSTRAP=grpc.json ./ratings
     """

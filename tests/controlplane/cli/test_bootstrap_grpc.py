@@ -1,4 +1,4 @@
-"""`meshlib bootstrap grpc` and `meshlib certs keep`: files for gRPC's own xDS clients, of any language."""
+"""`meshlib bootstrap grpc` and `meshlib cert keep`: files for gRPC's own xDS clients, of any language."""
 
 from __future__ import annotations
 
