@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
+from tests.support.cacerts import made, write
 from tests.support.cluster import eventually, free_port
-from tests.support.envoy_sidecar import sidecar
+from tests.support.envoy_sidecar import Sidecar, sidecar
 from tests.support.grpc_mesh import JSON, Caller, GrpcMesh, grpc_mesh
 
 SETTLED = 5.0  # seconds until a change that was acknowledged acts
@@ -326,7 +328,7 @@ def test_the_root_is_replaced_while_calls_go_on(tmp_path: Path) -> None:
         for engine in ("engine", "native"):
             mesh.service(engine, engine, engine=engine, **short)
         clients = Clients(mesh, callers_of(mesh, envoy.ports[9080], **short))
-        clients.agree({"engine", "native", "behind"}, lambda caller: {one.get("who") for one in caller.call(count=12)})
+        clients.agree({"engine", "native", "behind"}, everybody_who_answers)
 
         mesh.rotate()
         phases = [mesh.authority()["phase"]]
@@ -345,7 +347,7 @@ def test_the_root_is_replaced_while_calls_go_on(tmp_path: Path) -> None:
 
 
 @contextmanager
-def server_behind_envoy(mesh: GrpcMesh, folder: Path) -> Iterator[None]:
+def server_behind_envoy(mesh: GrpcMesh, folder: Path, lifetime: int = LIFE) -> Iterator[Sidecar]:
     """A service that knows of no mesh, and the sidecar before it."""
     port = free_port()
     process, log = mesh.start(
@@ -362,10 +364,10 @@ def server_behind_envoy(mesh: GrpcMesh, folder: Path) -> Iterator[None]:
         local_port=port,
         protocol="grpc",
         ports=(),
-        lifetime=LIFE,
+        lifetime=lifetime,
     )
     with before as envoy, envoy.keeping():
-        yield
+        yield envoy
 
 
 def root_of(mesh: GrpcMesh) -> str:
@@ -389,3 +391,34 @@ def everybody_calls(clients: Clients, name: str) -> bool:
 def is_beyond(clients: Clients, phase: str) -> bool:
     """Whether the replacement of the root has got further, while everybody calls."""
     return everybody_calls(clients, "engine") and clients.mesh.authority()["phase"] != phase
+
+
+def test_under_a_plugged_in_authority_revoked_servers_are_avoided(tmp_path: Path) -> None:
+    """All three kinds accept its chains. The library and Envoy look up what is revoked; grpcio cannot (docs/security.md)."""
+    root = made("Root CA", kind="rsa")
+    signs = root.below("Intermediate CA", kind="rsa")
+    folder = write(tmp_path / "cacerts", signs, roots=(root,))
+    with grpc_mesh(tmp_path, cacerts=folder) as mesh, ExitStack() as closing:
+        mesh.apply(STRICT)
+        envoy = closing.enter_context(sidecar(mesh.plane, tmp_path, account="client"))
+        behind = closing.enter_context(server_behind_envoy(mesh, tmp_path, 86400))
+        mesh.service("engine", "engine", engine="engine")
+        clients = Clients(mesh, callers_of(mesh, envoy.ports[9080]))
+        clients.agree({"engine", "behind"}, everybody_who_answers)
+        shown = x509.load_pem_x509_certificates(behind.certificates.chain.read_bytes())
+        assert shown[1:] == [signs.certificate]
+
+        write(folder, signs, roots=(root,), revoked=signs.revocations(shown[0].serial_number))
+        # An Envoy that was not there before: nobody ends connections that stand, and Envoy's live on.
+        late = closing.enter_context(sidecar(mesh.plane, tmp_path, name="late", account="client"))
+        callers = {name: one for name, one in clients.callers.items() if name.startswith("engine")}
+        callers["envoy"] = mesh.caller("late-plain", "plain", "sync", f"127.0.0.1:{late.ports[9080]}=reviews:9080")
+        looking = Clients(mesh, callers)
+        looking.agree({"engine"}, everybody_who_answers)
+        write(folder, signs, roots=(root,), revoked=signs.revocations())
+        looking.agree({"engine", "behind"}, everybody_who_answers)
+
+
+def everybody_who_answers(caller: Caller) -> set[Any]:
+    """On connections of now: each of the kinds closes those of an older generation when they are idle."""
+    return {one.get("who") for one in caller.call(count=12)}
