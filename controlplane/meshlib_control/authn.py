@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ from meshlib.identity.revocation import refuse_revoked
 from meshlib.identity.spiffe import SpiffeId
 
 from .tokens import TokenIssuer
+from .used_tokens import UsedTokens
 
 _HOW = "Send `authorization: Bearer TOKEN` with a token of: meshlib token create --service-account NAME"
 _HOW_ADMIN = "Send `Authorization: Bearer TOKEN` with the token in admin.token, in the control plane's data folder"
@@ -57,6 +58,7 @@ class Authenticator:
     Args:
         tokens: who signs and checks join tokens.
         trust_domain: of the identities given out, `cluster.local`.
+        used: which of the tokens that count once were used.
         aliases: gives the names that this had before: who shows a certificate of one of them gets identities of the new one.
         clock: the time of day, UTC.
         roots: gives the PEM of whom certificates may lead to.
@@ -69,9 +71,13 @@ class Authenticator:
     roots: Callable[[], bytes]
     revoked: Callable[[], bytes] = bytes
     aliases: Callable[[], Collection[str]] = tuple
+    used: UsedTokens = field(default_factory=UsedTokens)
 
-    def caller(self, metadata: Metadata, auth_context: AuthContext | None = None) -> Caller:
+    def caller(self, metadata: Metadata, auth_context: AuthContext | None = None, *, joining: bool = False) -> Caller:
         """The caller that a gRPC call's metadata, or its connection's client certificate, prove.
+
+        Args:
+            joining: it asks for a certificate, for which some tokens count once.
 
         Raises:
             CredentialError: no credential, or a wrong one; the text says which check failed.
@@ -79,22 +85,24 @@ class Authenticator:
         header = bearer_header(metadata)
         if header is None:
             return self._certified(auth_context or {})
-        return Caller(self._bearer(bearer_token(header, _HOW)))
+        return Caller(self._bearer(bearer_token(header, _HOW), joining))
 
-    async def grpc_caller(self, context: Any) -> Caller:
+    async def grpc_caller(self, context: Any, *, joining: bool = False) -> Caller:
         """The caller of a `grpc.aio` call; a wrong credential ends the call with UNAUTHENTICATED and the reason."""
         try:
-            return self.caller(context.invocation_metadata() or (), context.auth_context())
+            return self.caller(context.invocation_metadata() or (), context.auth_context(), joining=joining)
         except CredentialError as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
             raise  # never reached: abort raises
 
-    def _bearer(self, credential: str) -> SpiffeId:
+    def _bearer(self, credential: str, joining: bool) -> SpiffeId:
         if assertion.is_assertion(credential):
             domains = (self.trust_domain, *self.aliases())
             found = assertion.verify(credential, self.roots(), domains, self.clock().timestamp(), self.revoked())
             return replace(found, trust_domain=self.trust_domain)
-        account = self.tokens.verify(credential, self.clock())
+        now = self.clock()
+        account = self.tokens.verify(credential, now)
+        (self.used.take if joining else self.used.check)(account, now)
         return SpiffeId(self.trust_domain, account.namespace, account.name)
 
     def _certified(self, auth_context: AuthContext) -> Caller:

@@ -159,10 +159,10 @@ class Desk:
         near = sorted({one for one in names if one.startswith(name)}) or get_close_matches(name, names)
         return f"{near[0]}  (all names: meshlib ps)" if near else "meshlib ps"
 
-    def create_token(self, namespace: str, service_account: str, lifetime: timedelta) -> dict[str, Any]:
+    def create_token(self, namespace: str, service_account: str, lifetime: timedelta, *, once: bool = False) -> dict[str, Any]:
         """A join token. Raises SettingsError for impossible names or lifetimes."""
         now = self.clock()
-        token = self.issuer.create(namespace, service_account, now, lifetime)
+        token = self.issuer.create(namespace, service_account, now, lifetime, once=once)
         expires = (now + lifetime).replace(microsecond=0).isoformat().replace("+00:00", "Z")
         return {"token": token, "namespace": namespace, "serviceAccount": service_account, "expires": expires}
 

@@ -54,6 +54,7 @@ from .translate.envoy.secrets import ROOTS
 from .translate.resources import SECRET
 from .trust import KnownFiles, missing, roots_version
 from .trust_service import trust_handler
+from .used_tokens import UsedTokens
 from .xds.debounce import LONGEST, QUIET
 from .xds.exchange import SyncState
 from .xds.server import DiscoveryService
@@ -181,6 +182,7 @@ class ControlPlane:
             lambda: roots.current.roots_pem,
             lambda: roots.current.revoked,
             lambda: mesh_config(inventory.objects()).trust_domain_aliases,
+            UsedTokens(options.data),
         )
         inventory = started.enter_context(open_inventory(options.data, options.config))
         registry = Registry(trust_domain=options.trust_domain)

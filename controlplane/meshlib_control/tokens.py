@@ -28,6 +28,7 @@ from .private_file import read_private, write_private
 
 ISSUER = "meshlib"
 AUDIENCE = "istio-ca"  # what Istio's CA expects
+ONCE = "meshlib.once"  # a claim of ours
 KEY_FILE = "token-key.pem"
 ADMIN_FILE = "admin.token"
 
@@ -64,11 +65,16 @@ class TokenNotYetValid(CredentialError):
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """Whom a token stands for, and until when."""
+    """Whom a token stands for, and until when.
+
+    Args:
+        once: the token's number if it counts once; empty: it counts as often as it is shown.
+    """
 
     namespace: str
     name: str
     expires: datetime
+    once: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +88,19 @@ class TokenIssuer:
         """Names the key in a token's header: the key's RFC 7638 thumbprint."""
         return self.key.thumbprint()
 
-    def create(self, namespace: str, service_account: str, now: datetime, lifetime: timedelta = DEFAULT_LIFETIME) -> str:
+    def create(
+        self,
+        namespace: str,
+        service_account: str,
+        now: datetime,
+        lifetime: timedelta = DEFAULT_LIFETIME,
+        *,
+        once: bool = False,
+    ) -> str:
         """A token for a service account.
+
+        Args:
+            once: it is good for one certificate (`used_tokens`).
 
         Raises:
             SettingsError: a name that Kubernetes would not allow, or a lifetime outside one second to a year.
@@ -103,6 +120,7 @@ class TokenIssuer:
             "nbf": issued,
             "exp": issued + int(lifetime.total_seconds()),
             "jti": secrets.token_hex(16),
+            **({ONCE: True} if once else {}),
         }
         return jwt.encode({"alg": _ALGORITHM, "kid": self.key_id}, claims, self.key, algorithms=[_ALGORITHM])
 
@@ -116,7 +134,7 @@ class TokenIssuer:
         _check_purpose(claims)
         expires = _check_times(claims, now)
         namespace, name = _subject(claims)
-        return ServiceAccount(namespace, name, expires)
+        return ServiceAccount(namespace, name, expires, _number(claims) if claims.get(ONCE) else "")
 
     def _claims(self, token: str) -> Mapping[str, Any]:
         _check_header(token, self.key_id)
@@ -213,6 +231,13 @@ def _subject(claims: Mapping[str, Any]) -> tuple[str, str]:
         case ["system", "serviceaccount", namespace, name] if _LABEL.fullmatch(namespace) and _ACCOUNT.fullmatch(name):
             return namespace, name
     raise MalformedToken(f"the token's subject {claims.get('sub')!r} is not system:serviceaccount:NAMESPACE:NAME")
+
+
+def _number(claims: Mapping[str, Any]) -> str:
+    number = claims.get("jti")
+    if not isinstance(number, str) or not number:
+        raise MalformedToken(f"the token counts once and has no number in 'jti'. {_NEW_ONE} NAME")
+    return number
 
 
 def _check_names(namespace: str, service_account: str) -> None:

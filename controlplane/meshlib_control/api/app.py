@@ -99,7 +99,7 @@ class _Routes:
     async def create_token(self, request: Request) -> Response:
         body = await read_body(request, TokenBody)
         lifetime = timedelta(seconds=body.lifetime_seconds)
-        return JSONResponse(self._desk.create_token(body.namespace, body.service_account, lifetime))
+        return JSONResponse(self._desk.create_token(body.namespace, body.service_account, lifetime, once=body.once))
 
     async def authority(self, _: Request) -> Response:
         return JSONResponse(self._desk.authority())

@@ -49,6 +49,7 @@ class TokenBody(Struct, frozen=True, rename="camel", forbid_unknown_fields=True)
     service_account: str
     namespace: str = "default"
     lifetime_seconds: Annotated[int, Meta(ge=0, le=10**9)] = 86400
+    once: bool = False
 
 
 class ExplainBody(Struct, frozen=True, forbid_unknown_fields=True):

@@ -26,6 +26,9 @@ def create(
     ],
     namespace: NamespaceOption = "default",
     ttl: Annotated[str, typer.Option("--ttl", metavar="TIME", help="How long it can be used, as in 90m, 24h or 30d.")] = "24h",
+    once: Annotated[
+        bool, typer.Option("--once", help="It is good for one certificate: one process joins with it, once.")
+    ] = False,
     output: OutputOption = Format.TABLE,
     api: ApiOption = "",
 ) -> None:
@@ -35,7 +38,8 @@ def create(
     """
     seconds = parse_duration(ttl, "--ttl")
     answer = find_api(api).post(
-        "/v1/tokens", {"namespace": namespace, "serviceAccount": service_account, "lifetimeSeconds": seconds}
+        "/v1/tokens",
+        {"namespace": namespace, "serviceAccount": service_account, "lifetimeSeconds": seconds, "once": once},
     )
     if output is Format.TABLE:
         print(answer["token"])

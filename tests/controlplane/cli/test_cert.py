@@ -104,3 +104,15 @@ def test_what_shows_nothing_is_named(meshlib: Meshlib, target: str) -> None:
     assert result.code != 0
     assert target in result.err
     assert "Try:" in result.err
+
+
+def test_a_token_that_counts_once_gives_one_certificate(meshlib: Meshlib, plane: ControlPlane, tmp_path: Path) -> None:
+    """The second one who shows it reads when it was used."""
+    (tmp_path / "token").write_text(meshlib("token", "create", "--once", "--service-account", "reviews").out)
+    first, second = (
+        meshlib("cert", "keep", str(tmp_path / name), "--token-file", str(tmp_path / "token"), "--once")
+        for name in ("mine", "theirs")
+    )
+    assert (first.code, second.code) == (0, 1)
+    assert "the token counts once, and was used at" in second.err
+    assert not (tmp_path / "theirs").exists()
