@@ -54,10 +54,12 @@ class Arrival:
         self.peer = sides.peer
         self._local_address = sides.local_address
         known = tuple([item for item in raw if not forged(item[0])])
-        request = request_of(_authority(context) or mesh.settings.service, method, known)
+        authority = _authority(context)
+        request = request_of(authority or mesh.settings.service, method, known)
         self.record = mesh.telemetry.inbound(request, self.peer, _patience(context))
         self._token: Token[Peer] | None = enter(self.peer)
         self.visit = arrived(request, self.peer, self._local_address)
+        self.visit.knows_authority = bool(authority)  # grpc.aio keeps it to itself
         self.metadata: Metadata = ()
         self._denied: Denied | None = None
 

@@ -3,6 +3,7 @@
 Rule 1: a policy holds if one of its permissions and one of its principals do; the first one by name is the one that is named.
 Rule 2: ALLOW refuses what no policy holds for, DENY what one holds for, LOG nothing.
 Rule 3: shadow rules decide nothing: what they would have done is noted for the log and in the dynamic metadata.
+Rule 4: where a server is not told the authority of a request, only what is let in whatever it is may enter.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ BODY = "RBAC: access denied"
 NAMESPACE = "envoy.filters.http.rbac"
 """Where the dynamic metadata holds what shadow rules would have done."""
 _COMMON = "envoy.common"
+_AUTHORITY = frozenset({":authority", "host"})
 
 Test = Callable[[Visit], bool]
 Decide = Callable[[Visit], Denied | None]
@@ -47,7 +49,7 @@ Decide = Callable[[Visit], Denied | None]
 
 def step(rbac: Rbac) -> Decide:
     """The filter, ready to decide."""
-    enforce = _enforcement(rbac.rules) if rbac.rules else None
+    enforce = _cautious(_enforcement(rbac.rules)) if rbac.rules else None
     shadow = _shadow(rbac.shadow, rbac.shadow_prefix) if rbac.shadow else None
     if shadow is None:
         return enforce or (lambda visit: None)
@@ -57,6 +59,24 @@ def step(rbac: Rbac) -> Decide:
         return enforce(visit) if enforce else None
 
     return decide
+
+
+def _cautious(enforce: Decide) -> Decide:
+    def decide(visit: Visit) -> Denied | None:
+        if visit.knows_authority:
+            return enforce(visit)
+        denied = [_supposing(guess, enforce, visit) for guess in (False, True)]
+        return denied[0] or denied[1]
+
+    return decide
+
+
+def _supposing(guess: bool, enforce: Decide, visit: Visit) -> Denied | None:
+    visit.guess = guess
+    try:
+        return enforce(visit)
+    finally:
+        visit.guess = None
 
 
 def _enforcement(rules: Rules) -> Decide:
@@ -154,11 +174,22 @@ def _any(condition: AnyOf) -> Test:
 
 def _not(condition: Not) -> Test:
     part = test(condition.part)
-    return lambda visit: not part(visit)
+
+    def holds(visit: Visit) -> bool:
+        if visit.guess is None:
+            return not part(visit)
+        visit.guess = not visit.guess  # a negation holds as far as possible where its part does as little as possible
+        found = part(visit)
+        visit.guess = not visit.guess
+        return not found
+
+    return holds
 
 
 def _header(condition: Header) -> Test:
     read = reader(condition.match.name)
+    if condition.match.name in _AUTHORITY:
+        return lambda visit: values_match(condition.match, read(visit)) if visit.guess is None else visit.guess
     return lambda visit: values_match(condition.match, read(visit))
 
 

@@ -22,9 +22,14 @@ class Visit:
         metadata: Envoy's dynamic metadata: namespace -> value; one filter writes what a later one reads.
         response_headers: to add to the response, whoever answers.
         notes: for the log.
+        guess: whether conditions on the authority are to hold as far as possible, or as little; None: they are judged.
+        knows_authority: whether the server was told the authority of the request.
     """
 
-    __slots__ = ("local_address", "metadata", "notes", "now", "peer", "request", "response_headers", "server_name")
+    __slots__ = (
+        "guess", "knows_authority", "local_address", "metadata", "notes", "now", "peer", "request", "response_headers",
+        "server_name",
+    )  # fmt: skip
 
     def __init__(self, request: Request, peer: Peer, local_address: str = "", server_name: str = "", now: float = 0.0) -> None:
         self.request = request
@@ -35,6 +40,8 @@ class Visit:
         self.metadata: dict[str, Any] = {}
         self.response_headers: list[tuple[str, str]] = []
         self.notes: list[str] = []
+        self.guess: bool | None = None
+        self.knows_authority = True
 
     def __repr__(self) -> str:
         return f"<Visit {self.request.method} {self.request.path} of {self.peer.spiffe_id or self.peer.address}>"

@@ -24,7 +24,7 @@ from tests.support.grpc_callers import SyncCaller
 from tests.support.grpc_echo import Echo
 from tests.support.mesh import LocalMesh, destination, endpoint
 from tests.support.pki import Authority, spiffe
-from tests.support.rbac import rbac_filters, rules
+from tests.support.rbac import ANY, rbac_filters, rules
 
 
 @dataclass
@@ -105,6 +105,18 @@ async def test_calls_that_fail(served: Served, request_: bytes, method: str, cod
     (event,) = served.events(1)
     assert (event.status, event.grpc_status) == (200, str(grpc.StatusCode[code].value[0]))
     assert event.path == f"/test.Echo/{method}"
+
+
+async def test_a_policy_about_hosts_opens_no_door_by_what_a_server_does_not_know(served: Served, request: Any) -> None:
+    """A blocking server compares the authority; one of grpc.aio is not told it, and lets nobody in by it."""
+    host = {"header": {"name": ":authority", "string_match": {"exact": "elsewhere:1"}}}
+    served.mesh.inbound = InboundPort(PeerMode.PERMISSIVE, filters=rbac_filters({"rules": rules("DENY", hosts=(host, ANY))}))
+    if "sync" in request.node.name:
+        assert (await served.caller.one(timeout=5))["peer"] == spiffe("productpage")
+        return
+    with pytest.raises(grpc.RpcError) as caught:
+        await served.caller.one(timeout=5)
+    assert caught.value.code().name == "PERMISSION_DENIED"
 
 
 async def test_a_policy_decides_who_enters(served: Served) -> None:

@@ -223,3 +223,31 @@ def test_policies_see_the_path_that_the_application_gets(how: Normalization, pat
     """Normalized first; what cannot be is refused."""
     answer = admit_sync(port(normalization=how), visit(path))
     assert (answer.status if isinstance(answer, Denied) else answer.request.path) == seen
+
+
+HOST = header(":authority", string_match={"exact": "reviews:9080"})
+ELSEWHERE = header(":authority", string_match={"exact": "evil:1"})
+
+
+@pytest.mark.parametrize(
+    ("action", "permission", "enters_anyway"),
+    [
+        ("DENY", HOST, False),
+        ("DENY", ELSEWHERE, False),
+        ("DENY", {"not_rule": HOST}, False),
+        ("DENY", {"and_rules": {"rules": [HOST, {"not_rule": ELSEWHERE}]}}, False),
+        ("DENY", {"and_rules": {"rules": [ELSEWHERE, url(prefix="/admin")]}}, True),
+        ("ALLOW", {"not_rule": {"and_rules": {"rules": [HOST, {"not_rule": ELSEWHERE}]}}}, False),
+        ("ALLOW", HOST, False),
+        ("ALLOW", {"not_rule": ELSEWHERE}, False),
+        ("ALLOW", {"or_rules": {"rules": [HOST, url(prefix="/reviews")]}}, True),
+        ("ALLOW", url(prefix="/reviews"), True),
+        ("DENY", url(prefix="/admin"), True),
+    ],
+)
+def test_an_authority_that_nobody_told_opens_no_door(action: str, permission: Json, enters_anyway: bool) -> None:
+    """A `grpc.aio` server does not learn it: who enters would enter under every name."""
+    asked = visit()
+    asked.knows_authority = False
+    answer = admit_sync(port({"rules": rules(action, p=(permission, ANY))}), asked)
+    assert isinstance(answer, Permit) == enters_anyway
