@@ -1,4 +1,4 @@
-"""`meshlib certs`: a member's certificate in files, for programs that read nothing else."""
+"""`meshlib cert keep`: a member's certificate in files, for programs that read nothing else. The other commands: `cert`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import typer
 
 from .joining import first_certificate, keep_fresh, settings_from
 
-app = typer.Typer(help="Certificates in files, for programs that read nothing else.", no_args_is_help=True)
+app = typer.Typer(help="Certificates: in files, and as ports show them.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Certificates in files, for programs that read nothing else."""
+    """Certificates: in files, and as ports show them."""
 
 
 @app.command("keep")
@@ -32,7 +32,7 @@ def keep(
 
     The token says whose it is. It is read again for each renewal, so that it may be replaced in its file.
 
-    Example: meshlib certs keep /run/ratings --token-file ratings.token
+    Example: meshlib cert keep /run/ratings --token-file ratings.token
     """
     from meshlib.runtime.certificate_files import CertificateFolder
 

@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from meshlib_control.current import home_folder
-from meshlib_control.errors import CannotStart
+from meshlib_control.errors import CannotStart, WrongOption
 
-from .failure import USAGE, Failure
+from .failure import FAILURE, USAGE, Failure
 from .output import say
 
 
@@ -39,6 +39,12 @@ def controlplane(
     server_names: Annotated[
         list[str] | None, typer.Option("--server-name", metavar="HOST", help="A further name of this machine; repeatable.")
     ] = None,
+    cacerts: Annotated[
+        Path | None,
+        typer.Option(
+            "--cacerts", metavar="DIR", help="An authority of yours: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem."
+        ),
+    ] = None,
     trust_domain: Annotated[str, typer.Option("--trust-domain", help="First part of every SPIFFE id.")] = "cluster.local",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell about every connection and certificate.")] = False,
 ) -> int:
@@ -62,10 +68,12 @@ def controlplane(
         api_address=api_address,
         xds_mtls_address=xds_mtls_address,
         server_names=tuple(server_names or ()),
+        cacerts=cacerts,
         trust_domain=trust_domain,
     )
     try:
         asyncio.run(serve(options, say))
     except CannotStart as error:
-        raise Failure(error.problem, error.advice) from error
+        code = USAGE if isinstance(error, WrongOption) else FAILURE
+        raise Failure(error.problem, error.advice, code) from error
     return 0
