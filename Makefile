@@ -7,7 +7,7 @@ MINUTES ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help bookinfo test lint unit e2e bench conformance push scale fuzz pythons clean
+.PHONY: help bookinfo test lint unit e2e rotation bench grpcbench conformance push scale fuzz pythons clean
 
 help: ## Lists the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,8 +30,14 @@ e2e: $(VENV)/.test
 	sh scripts/debian.sh
 	$(BIN)/pytest -q tests/e2e
 
+rotation: $(VENV)/.test ## Replaces certificates and roots for a minute under 200 requests a second (SECONDS=60).
+	MESHLIB_TEST_ROTATION_SECONDS=$(or $(SECONDS),60) $(BIN)/pytest -q tests/e2e/test_rotations.py
+
 bench: $(VENV)/.test ## Measures a meshed call against plain httpx over mutual TLS.
 	$(BIN)/python -m bench
+
+grpcbench: $(VENV)/.test ## Measures meshed gRPC calls against grpcio's own mutual TLS (3 minutes).
+	$(BIN)/python -m bench.grpc
 
 push: $(VENV)/.test ## Measures how long after `meshlib apply` a change is in force in all of Bookinfo.
 	$(BIN)/python -m bench.push
@@ -39,8 +45,8 @@ push: $(VENV)/.test ## Measures how long after `meshlib apply` a change is in fo
 scale: $(VENV)/.test ## Measures what one change costs with 1,000 streams, 1,000 services, 10,000 endpoints (2 minutes).
 	ulimit -n 20000 2>/dev/null; $(BIN)/python -m bench.scale
 
-conformance: $(VENV)/.test ## Envoy and we judge N drawn requests (N=20000 SEED=7).
-	$(BIN)/python -m tests.conformance --n $(N) $(if $(SEED),--seed $(SEED))
+conformance: $(VENV)/.test ## Envoy and we judge N drawn requests (N=20000 SEED=7 KIND=authorization).
+	$(BIN)/python -m tests.conformance --n $(N) $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND))
 
 fuzz: $(VENV)/.test ## Bytes of strangers against everything that reads them, guided by coverage (MINUTES=60).
 	@$(BIN)/pip install -q --group fuzz

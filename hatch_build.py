@@ -124,9 +124,7 @@ def _spiffe_workload_api() -> Any:
     for number, name in enumerate(("spiffe_id", "x509_svid", "x509_svid_key", "bundle", "hint"), 1):
         svid.field.add(name=name, number=number, type=kinds.get(name, field.TYPE_BYTES), label=field.LABEL_OPTIONAL)
     svids = proto.message_type.add(name="X509SVIDResponse")
-    svids.field.add(
-        name="svids", number=1, type=field.TYPE_MESSAGE, type_name=".X509SVID", label=field.LABEL_REPEATED
-    )
+    svids.field.add(name="svids", number=1, type=field.TYPE_MESSAGE, type_name=".X509SVID", label=field.LABEL_REPEATED)
     svids.field.add(name="crl", number=2, type=field.TYPE_BYTES, label=field.LABEL_REPEATED)
     _add_bundles(svids, "federated_bundles", 3)
     bundles = proto.message_type.add(name="X509BundlesResponse")

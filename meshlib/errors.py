@@ -25,6 +25,7 @@ Response flags are Envoy's (%RESPONSE_FLAGS%).
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -101,6 +102,8 @@ class Sighting:
     attempt: int = 0
     flag: str = ""
     detail: str = ""
+    method: str = "GET"
+    path: str = "/"
 
     def __str__(self) -> str:
         facts = {
@@ -112,7 +115,9 @@ class Sighting:
         }
         seen = ", ".join(f"{name} {value}" for name, value in facts.items() if value)
         why = f"{self.flag}: {self.detail}" if self.flag else self.detail
-        return f"meshlib: {why} ({seen}); see: meshlib explain GET http://{self.authority}/"
+        # Without the query, which may hold secrets; to be typed into a shell as it is.
+        url = shlex.quote(f"http://{self.authority}{self.path.partition('?')[0]}")
+        return f"meshlib: {why} ({seen}); see: meshlib explain {self.method} {url}"
 
 
 class UpstreamError(MeshError):

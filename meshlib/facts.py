@@ -105,11 +105,13 @@ class Peer:
         spiffe_id: `spiffe://cluster.local/ns/default/sa/reviews`, or empty: the peer showed no certificate (plain text).
         address: `ip:port` of the other side.
         certificate_hash: SHA-256 of the peer's leaf (DER), lower-case hex, empty without one; goes into XFCC's `Hash`.
+        server_name: what it asked for in its TLS hello (SNI), empty without one.
     """
 
     spiffe_id: str = ""
     address: str = ""
     certificate_hash: str = ""
+    server_name: str = ""
 
     @property
     def secured(self) -> bool:

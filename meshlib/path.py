@@ -4,6 +4,7 @@ Istio's default (MeshConfig.pathNormalization: BASE) on every hop, also on the w
 canonicalizer (url_canon_path.cc):
 
 Rule 1: `.` and `..` segments are resolved, written plainly or as %2e; nothing climbs above the root.
+So is one with parameters, `/..;x=1/`, where the dots and both slashes are written plainly (Envoy, before Chromium).
 Rule 2: a backslash is a slash. Several slashes stay several.
 Rule 3: escaped letters, digits, `-`, `.`, `_` and `~` are written plainly; other escapes stay as they are; what may not stand
 in a path is escaped.
@@ -23,6 +24,7 @@ _PLAIN = re.compile(r"/(?:[A-Za-z0-9_~!$&'()*+,;=:@\[\]/-]|(?<!/)\.)*")
 _UNESCAPED = frozenset(ascii_letters + digits + "-._~")
 _PASSED = frozenset("!$&'()*+,;=:@[]") | _UNESCAPED
 _PIECE = re.compile(r"%[0-9A-Fa-f]{2}|[^/]")
+_DOTS_WITH_PARAMETERS = re.compile(r"(?<=/)(\.\.?);[^/]*")
 _BARE_PERCENT = "\0"  # stands for one that opens no escape while others are undone; no request line can hold it
 _OPENED = re.compile("\0(?=[0-9A-Fa-f]{2})")
 
@@ -33,6 +35,8 @@ def normalized(path: str) -> str | None:
     Args:
         path: path, query and maybe fragment as in a request line.
     """
+    if _PLAIN.fullmatch(path):
+        return path
     end = _end_of_path(path)
     bare = path if end == len(path) else path[:end]
     if _PLAIN.fullmatch(bare):
@@ -44,12 +48,37 @@ def normalized(path: str) -> str | None:
     return (_resolved(bare) if bare[:1] in ("/", "\\") else bare) + query
 
 
+def without_fragment(path: str) -> str:
+    """The path and query; a fragment is no part of either."""
+    return path.partition("#")[0] if "#" in path else path
+
+
+def merged_slashes(path: str) -> str:
+    """The path with one slash for several (Envoy: PathUtil::mergeSlashes); the query stays."""
+    bare, mark, query = path.partition("?")
+    if "//" not in bare:
+        return path
+    ends = "/" if bare.endswith("/") else ""
+    return "/" + "/".join(filter(None, bare.split("/"))) + ends + mark + query
+
+
+_ESCAPED_SLASH = re.compile(r"%2F|%5C", re.IGNORECASE)
+
+
+def unescaped_slashes(path: str) -> str:
+    """The path with %2F and %5C written plainly; the query stays."""
+    bare, mark, query = path.partition("?")
+    return _ESCAPED_SLASH.sub(lambda found: "/" if found[0][1] == "2" else "\\", bare) + mark + query
+
+
 def _end_of_path(path: str) -> int:
     query, fragment = path.find("?"), path.find("#")
     return min((place for place in (query, fragment) if place >= 0), default=len(path))
 
 
 def _resolved(path: str) -> str:
+    if "/.;" in path or "/..;" in path:
+        path = _DOTS_WITH_PARAMETERS.sub(r"\1", path)
     kept: list[str] = []
     *segments, last = path.replace("\\", "/").split("/")[1:]
     for written in segments:

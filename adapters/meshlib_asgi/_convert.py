@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from meshlib.facts import Headers, Peer, Request
 from meshlib.inbound.forwarded import HEADER, forged, withheld
+from meshlib.inbound.target import place_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -17,14 +18,16 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PEER = "meshlib.peer"  # scope["extensions"]: facts.Peer, put there by MeshProtocol
+TARGET = "meshlib.target"  # scope["extensions"]: bytes of the request line; put there by MeshProtocol
 GONE = "meshlib.gone"  # scope["extensions"]: () -> bool, whether the connection is lost; put there by MeshProtocol
 
 
 def request_of(scope: Scope) -> Request:
     """The request as policy sees it, without what a client may not say about itself."""
-    headers, authority = _text(scope["headers"])
+    headers, host = _text(scope["headers"])
+    authority, path = _place_asked(scope, host)
     scheme = "https" if scope.get("scheme") in ("https", "wss") else "http"
-    return Request(scope.get("method", "GET"), scheme, authority, _path(scope), headers)
+    return Request(scope.get("method", "GET"), scheme, authority, path, headers)
 
 
 def _text(raw: list[tuple[bytes, bytes]]) -> tuple[Headers, str]:
@@ -33,7 +36,7 @@ def _text(raw: list[tuple[bytes, bytes]]) -> tuple[Headers, str]:
     for raw_name, raw_value in raw:
         known = _known(raw_name)
         if known.text == "host":
-            authority = raw_value.decode("latin-1")
+            authority += ("," if authority else "") + raw_value.decode("latin-1")  # several: as Envoy, so that all see it
         elif not known.forged:
             headers.append((known.text, raw_value.decode("latin-1")))
     return tuple(headers), authority
@@ -49,6 +52,11 @@ class _Known(NamedTuple):
 def _known(raw: bytes) -> _Known:
     name = raw.decode("latin-1").lower()
     return _Known(name, forged(name), withheld(name))
+
+
+def _place_asked(scope: Scope, host: str) -> tuple[str, str]:
+    target = scope.get("extensions", {}).get(TARGET)  # servers keep the path only, and put their root path in front
+    return place_of(target.decode("latin-1"), host) if target else (host, _path(scope))
 
 
 def _path(scope: Scope) -> str:
@@ -84,7 +92,7 @@ def admitted(scope: Scope, asked: Request, permitted: Request, certificate: str 
         certificate: the value of x-forwarded-client-cert, None for no such header.
         request_id: added as x-request-id if the client sent none, as Envoy does.
     """
-    given = scope["headers"] if permitted is asked else _headers_of(permitted)
+    given = scope["headers"] if permitted is asked and not _renamed(scope, permitted) else _headers_of(permitted)
     headers = [item for item in given if not _known(item[0]).withheld]
     if certificate is not None:
         headers.append((HEADER.encode(), certificate.encode("latin-1")))
@@ -92,6 +100,12 @@ def admitted(scope: Scope, asked: Request, permitted: Request, certificate: str 
         headers.append((b"x-request-id", request_id.encode("latin-1")))
     place = _place(scope, permitted.path) if permitted.path != asked.path else {}
     return {**scope, **place, "headers": headers}
+
+
+def _renamed(scope: Scope, request: Request) -> bool:
+    """Whether the request line named another authority than Host: the application is told the one that was decided on."""
+    target = scope.get("extensions", {}).get(TARGET, b"/")
+    return not target.startswith(b"/") and (b"host", request.authority.encode("latin-1")) not in scope["headers"]
 
 
 def _headers_of(request: Request) -> list[tuple[bytes, bytes]]:

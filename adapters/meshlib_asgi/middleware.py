@@ -12,7 +12,7 @@ from meshlib.errors import MeshError
 from meshlib.inbound.forwarded import forwarded_client_cert
 from meshlib.inbound.sender import enter, leave, let_in
 from meshlib.inbound.visit import Denied
-from meshlib.runtime.admission import admit_async, answer_async, arrived
+from meshlib.runtime.admission import admit_async, answer_async, arrived, tell
 from meshlib_asgi._convert import GONE, App, Message, Receive, Scope, Send, address, admitted, peer_of, raw_headers, request_of
 
 if TYPE_CHECKING:
@@ -131,9 +131,10 @@ class _Arrival:
             self._record.close()
 
     async def _admit(self, app: App) -> None:
-        mesh = self._mesh
+        mesh, port = self._mesh, self._mesh.inbound
         visit = arrived(self._request, self.peer, address(self._scope.get("server")), mesh.counting)
-        answer = await admit_async(mesh.inbound, visit, partial(answer_async, mesh))
+        answer = await admit_async(port, visit, partial(answer_async, mesh))
+        tell(_log, port, visit, answer)
         self._record.request = visit.request
         if isinstance(answer, Denied):
             await self._refuse(answer)
@@ -147,7 +148,6 @@ class _Arrival:
 
     async def _refuse(self, answer: Denied) -> None:
         self._denied = answer
-        _log.info("refused %s %s from %s: %s", self._request.method, self._request.path, self.peer.address, answer.reason)
         if self._scope["type"] == "websocket":
             await self._on_receive()
             await self._on_send({"type": "websocket.close", "code": 1008})

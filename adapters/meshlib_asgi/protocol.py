@@ -24,9 +24,9 @@ from meshlib.errors import IdentityError, MeshError
 from meshlib.facts import Peer
 from meshlib.identity.peer import peer_from_der
 from meshlib.inbound.admit import Wire, admit_connection, wire
-from meshlib.runtime.tls import TlsLayer
+from meshlib.runtime.tls import TlsLayer, server_name
 from meshlib_asgi import announce
-from meshlib_asgi._convert import GONE, PEER, address
+from meshlib_asgi._convert import GONE, PEER, TARGET, address
 from meshlib_asgi.first_byte import FirstByte
 from meshlib_asgi.tls_extension import tls_extension
 from meshlib_asgi.tls_transport import TlsTransport, TlsWire
@@ -88,6 +88,7 @@ class MeshProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A request is there: while the server is about to end, its response is the connection's last."""
+        self.scope["extensions"][TARGET] = self.url  # type: ignore[assignment]  # uvicorn types what it knows
         super().on_headers_complete()
         if self._mesh.withdrawn and self.cycle is not None:
             self.cycle.keep_alive = False
@@ -125,7 +126,7 @@ class MeshProtocol(HttpToolsProtocol):
 
     def _on_secured(self, transport: TlsTransport) -> None:
         try:
-            peer = peer_from_der(transport.layer.peer_certificate, _address(transport))
+            peer = peer_from_der(transport.layer.peer_certificate, _address(transport), server_name(transport.layer.session))
             if not peer.secured:
                 raise IdentityError("the certificate names no workload")
         except IdentityError as error:

@@ -42,7 +42,11 @@ def channel(
         options, compression: as for `grpc.insecure_channel`; they hold for each connection.
         engine: `mesh`; `xds`: grpcio's own xDS client.
         mesh: None: the process's own, from `MESHLIB_*` in the environment.
+
+    Raises:
+        SettingsError: there is no such engine.
     """
+    _check_engine(engine)
     if engine == "xds":
         from meshlib_grpc import native
 
@@ -84,6 +88,13 @@ def add_port(server: grpc.Server, address: str, *, mesh: Mesh | None = None, reu
     from meshlib_grpc.port import add_port as add
 
     return add(server, address, mesh, reuse_port=reuse_port)
+
+
+def _check_engine(engine: str) -> None:
+    if engine not in ("mesh", "xds"):
+        from meshlib.errors import SettingsError
+
+        raise SettingsError(f"engine={engine!r} does not exist: mesh is meshlib's own, xds is grpcio's xDS client")
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,6 @@ import logging
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -29,9 +28,9 @@ from meshlib.facts import Peer
 from meshlib.identity.peer import peer_from_der
 from meshlib.inbound.admit import Wire, admit_connection, wire
 from meshlib.runtime.certificates import ALPN_HTTP2
-from meshlib.runtime.tls import TlsLayer
+from meshlib.runtime.tls import TlsLayer, server_name
 
-from ._tunnel import End
+from ._tunnel import End, private_folder
 
 if TYPE_CHECKING:
     from meshlib.runtime.mesh import Mesh
@@ -53,12 +52,40 @@ class Sides(NamedTuple):
     local_address: str = ""
 
 
-_peers: WeakKeyDictionary[Mesh, dict[str, Sides]] = WeakKeyDictionary()
+class Known:
+    """Who is behind the names that gRPC servers see as their peers."""
+
+    def __init__(self) -> None:
+        self._sides: dict[str, Sides] = {}
+        self._folders: set[str] = set()
+
+    def add(self, name: str, sides: Sides) -> None:
+        """Somebody connected."""
+        self._folders.add(os.path.dirname(name))
+        self._sides[name] = sides
+
+    def discard(self, name: str) -> None:
+        """The connection is gone."""
+        self._sides.pop(name, None)
+
+    def find(self, name: str) -> Sides | None:
+        """Who it is; None: somebody who is none of ours.
+
+        Raises:
+            IdentityError: it was one of ours, and the connection is gone: nobody can say any more who it was.
+        """
+        sides = self._sides.get(name)
+        if sides is None and os.path.dirname(name) in self._folders:
+            raise IdentityError("the connection is gone")
+        return sides
 
 
-def peers_of(mesh: Mesh) -> dict[str, Sides]:
-    """Who is behind the names that gRPC servers of a mesh see as their peers; kept beside the mesh and freed with it."""
-    return _peers.setdefault(mesh, {})
+_known: WeakKeyDictionary[Mesh, Known] = WeakKeyDictionary()
+
+
+def peers_of(mesh: Mesh) -> Known:
+    """The peers of a mesh's servers; kept beside the mesh and freed with it."""
+    return _known.setdefault(mesh, Known())
 
 
 class Acceptor:
@@ -66,15 +93,20 @@ class Acceptor:
 
     Args:
         patience: seconds, see PATIENCE.
+
+    Attributes:
+        listening: host and port of each port that was taken.
+        target: where the server listens.
     """
 
     def __init__(self, mesh: Mesh, *, patience: float = PATIENCE) -> None:
         self._mesh = mesh
         self._patience = patience
         self._peers = peers_of(mesh)
-        self._folder = tempfile.mkdtemp(prefix="meshlib-")  # mode 0700
+        self._folder = private_folder()
         self._names = itertools.count(1)
         self._listeners: list[socket.socket] = []
+        self.listening: list[tuple[str, int]] = []
         self._servers: list[asyncio.Server] = []
         self._connections: set[End | _FirstByte] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,13 +132,8 @@ class Acceptor:
         except OSError as error:
             raise RuntimeError(f"Failed to bind to address {address}: {error}") from error
         self._listeners.append(listener)
-        bound: int = listener.getsockname()[1]
-        return bound
-
-    @property
-    def listening(self) -> list[tuple[str, int]]:
-        """Host and port of each port that was taken."""
-        return [listener.getsockname()[:2] for listener in self._listeners]
+        self.listening.append(listener.getsockname()[:2])
+        return self.listening[-1][1]
 
     async def open(self) -> None:
         """Accept from now on: the server listens on `target`."""
@@ -148,7 +175,7 @@ class Acceptor:
         elif seen is Wire.TLS:
             self._secure(transport, data)
         else:
-            _hand_over(transport, End(None, self._serve_plain, self._closed), data)
+            self._hand_over(transport, End(None, self._serve_plain, self._closed), data)
 
     def _secure(self, transport: asyncio.Transport, hello: bytes) -> None:
         try:
@@ -161,7 +188,7 @@ class Acceptor:
         def established(end: End) -> None:
             limit.cancel()
             try:
-                peer = peer_from_der(layer.peer_certificate, _address(transport))
+                peer = peer_from_der(layer.peer_certificate, _address(transport), server_name(layer.session))
                 if not peer.secured:
                     raise IdentityError("the certificate names no workload")
             except IdentityError as error:
@@ -175,7 +202,13 @@ class Acceptor:
                 _refused(transport, error)
             self._closed(end, error)
 
-        _hand_over(transport, End(layer, established, closed), hello)
+        self._hand_over(transport, End(layer, established, closed), hello)
+
+    def _hand_over(self, transport: asyncio.Transport, end: End, data: bytes) -> None:
+        self._connections.add(end)
+        transport.set_protocol(end)
+        end.connection_made(transport)
+        end.data_received(data)
 
     def _serve_plain(self, far: End) -> None:
         self._serve(far, Peer(address=_address(far.transport)))
@@ -184,14 +217,18 @@ class Acceptor:
         self._connections.add(far)
         task = asyncio.get_running_loop().create_task(self._connect(far, peer))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._arrived_there)
+
+    def _arrived_there(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._if_idle()
 
     async def _connect(self, far: End, peer: Peer) -> None:
         """Lead a connection to the server, from a socket whose name stands for its peer."""
         loop = asyncio.get_running_loop()
         path = os.path.join(self._folder, str(next(self._names)))
         name = f"unix:{path}"
-        self._peers[name] = Sides(peer, _address(far.transport, "sockname"))
+        self._peers.add(name, Sides(peer, _address(far.transport, "sockname")))
         near = socket.socket(socket.AF_UNIX)
         near.setblocking(False)
         try:
@@ -219,7 +256,7 @@ class Acceptor:
         self._if_idle()
 
     def _forget(self, name: str) -> None:
-        self._peers.pop(name, None)
+        self._peers.discard(name)
         with contextlib.suppress(OSError):
             os.unlink(name.removeprefix("unix:"))
 
@@ -280,12 +317,6 @@ def _listener(host: str, port: int, reuse_port: bool) -> socket.socket:
         return socket.create_server(("", port), reuse_port=shared, backlog=512)
     family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     return socket.create_server(place[:2], family=family, reuse_port=shared, backlog=512)
-
-
-def _hand_over(transport: asyncio.Transport, end: End, data: bytes) -> None:
-    transport.set_protocol(end)
-    end.connection_made(transport)
-    end.data_received(data)
 
 
 def _refused(transport: asyncio.Transport, error: Exception) -> None:

@@ -26,7 +26,7 @@ from meshlib.runtime.drive import drive_sync
 
 from ._blocking import told
 from ._call import READY_AGAIN, Status
-from ._convert import headers_of
+from ._convert import response_of
 from ._errors import MeshCallError
 from ._lines import Line
 from ._request import Request, plain
@@ -73,6 +73,9 @@ class ActiveCall(grpc.Call, grpc.Future):  # type: ignore[misc]  # grpc has no t
             self._settle(self._final(destination))
         except grpc.RpcError as error:
             self._settle(error)
+        except Status as status:
+            self._request.call.abandoned()
+            self._settle(MeshCallError(status))
         except Exception as error:  # whatever it was, somebody waits for the end
             self._request.call.abandoned()
             self._settle(MeshCallError(Status(grpc.StatusCode.UNKNOWN, f"Exception iterating requests: {error}", error)))
@@ -147,7 +150,7 @@ class ActiveCall(grpc.Call, grpc.Future):  # type: ignore[misc]  # grpc has no t
             raise _Gone from None
         if error is not None:
             raise error
-        return Response(200, headers_of(plain(inner.initial_metadata())))
+        return response_of(plain(inner.initial_metadata()))
 
     def _drop(self, *, broken: bool = False) -> None:
         """The try is over and not for the caller."""
@@ -334,7 +337,7 @@ class ActiveStream(ActiveCall):
         if not initial:
             self._empty_head.set()
             self._first = next(inner, _NOTHING)
-        return Response(200, headers_of(initial))
+        return response_of(initial)
 
 
 def _ended(inner: ref[Any], request: Request, line: Line, gone: threading.Event) -> None:

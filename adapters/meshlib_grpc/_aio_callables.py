@@ -15,8 +15,9 @@ import grpc.aio
 
 from meshlib.config.snapshot import Absent
 
-from ._aio_calls import AioCall, call_class
-from ._call import Codec
+from ._aio_calls import AioCall
+from ._aio_kinds import call_class
+from ._call import Codec, Given
 
 if TYPE_CHECKING:
     from .aio_channel import MeshAioChannel
@@ -44,8 +45,8 @@ class AioCallable:
     ) -> Any:
         """The call. It has begun."""
         request = request_iterator if request is None else request
-        given = {"timeout": timeout, "metadata": metadata, "credentials": credentials, "wait_for_ready": wait_for_ready}
-        return start(self._channel, self._codec, request, {**given, "compression": compression})
+        given = Given(timeout, metadata, credentials, wait_for_ready, compression)
+        return start(self._channel, self._codec, request, given)
 
 
 for _kind in (
@@ -77,7 +78,7 @@ class Intercepted:
             _codec.reset(token)
 
 
-def start(channel: MeshAioChannel, codec: Codec, request: Any, given: dict[str, Any]) -> Any:
+def start(channel: MeshAioChannel, codec: Codec, request: Any, given: Given) -> Any:
     """Begin a call."""
     if isinstance(channel.known(), Absent):
         return outside(channel, codec, request, given)
@@ -86,10 +87,10 @@ def start(channel: MeshAioChannel, codec: Codec, request: Any, given: dict[str, 
     return call
 
 
-def outside(channel: MeshAioChannel, codec: Codec, request: Any, given: dict[str, Any]) -> Any:
+def outside(channel: MeshAioChannel, codec: Codec, request: Any, given: Given) -> Any:
     """gRPC's own call."""
     make = getattr(channel.direct(), codec.kind)
-    return make(codec.method, codec.serialize, codec.deserialize)(request, **given)
+    return make(codec.method, codec.serialize, codec.deserialize)(request, **given._asdict())
 
 
 def last_interceptors(channel: MeshAioChannel) -> list[Any]:
@@ -98,13 +99,8 @@ def last_interceptors(channel: MeshAioChannel) -> list[Any]:
     async def make(continuation: Any, details: Any, request: Any) -> Any:
         codec = _codec.get()
         method = details.method.decode() if isinstance(details.method, bytes) else details.method
-        given = {
-            "timeout": details.timeout,
-            "metadata": details.metadata,
-            "credentials": details.credentials,
-            "wait_for_ready": details.wait_for_ready,
-        }
-        return start(channel, codec._replace(method=method), request, {**given, "compression": None})
+        given = Given(details.timeout, details.metadata, details.credentials, details.wait_for_ready)
+        return start(channel, codec._replace(method=method), request, given)
 
     class UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpc has no type information
         async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:

@@ -11,7 +11,6 @@ import grpc.aio
 
 from ._call import Call, Status
 from ._lines import Line
-from ._replay import AsyncReplay
 
 if TYPE_CHECKING:
     from .aio_channel import MeshAioChannel
@@ -81,20 +80,55 @@ class End:
     def __call__(self, inner: Any) -> None:
         self._task = asyncio.get_running_loop().create_task(self.tell(inner))
 
-    async def tell(self, inner: Any) -> None:
-        """Only the first time counts."""
+    async def tell(self, inner: Any, code: grpc.StatusCode | None = None) -> None:
+        """Only the first time counts.
+
+        Args:
+            code: of the call, if it is known.
+        """
         line, self._line = self._line, None
         if line is None:
             return
         self._channel.release(line)
-        code = await inner.code()
+        if code is None:
+            code = await inner.code()
         if self.gone and code is grpc.StatusCode.CANCELLED:
             self._call.abandoned()
         else:
-            self._call.ended(code, flags=self._call.past(code, await inner.details() or ""))
+            words = "" if code is grpc.StatusCode.OK else await inner.details()
+            self._call.ended(code, flags=self._call.past(code, words or ""))
 
 
-def over(event: asyncio.Event, body: bytes | AsyncReplay, inner: Any) -> None:
-    event.set()
-    if isinstance(body, AsyncReplay):
-        body.wake()
+class Settled:
+    """What a call came to, once it did: gRPC's call, or what stands in its place.
+
+    As a future that many wait for and each of them may be cancelled; `asyncio.shield` would cost a turn of the loop more.
+
+    Attributes:
+        value: None until then.
+    """
+
+    __slots__ = ("_loop", "_waiters", "value")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.value: Any = None
+        self._loop = loop
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def set(self, value: Any) -> None:
+        """This is it. Only the first time counts."""
+        if self.value is not None:
+            return
+        self.value = value
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def reached(self) -> asyncio.Future[None]:
+        """Done once there is a value; for one waiter."""
+        waiter = self._loop.create_future()
+        if self.value is None:
+            self._waiters.append(waiter)
+        else:
+            waiter.set_result(None)
+        return waiter

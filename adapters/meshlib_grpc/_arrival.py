@@ -14,7 +14,7 @@ from meshlib.facts import Peer
 from meshlib.inbound.forwarded import HEADER, forged, forwarded_client_cert, withheld
 from meshlib.inbound.sender import Sender, enter, leave, let_in
 from meshlib.inbound.visit import Denied, Permit
-from meshlib.runtime.admission import arrived
+from meshlib.runtime.admission import arrived, tell
 from meshlib.runtime.mesh import Mesh
 
 from ._acceptor import Sides, peers_of
@@ -32,6 +32,9 @@ class Arrival:
     Args:
         context: gRPC's own servicer context, of either API.
 
+    Raises:
+        IdentityError: the client is gone, and with it the proof of who it was.
+
     Attributes:
         code: the status that the handler set, if it did.
         visit: what the filters of the port decide on; give their answer to `decided`.
@@ -46,14 +49,16 @@ class Arrival:
         self._mesh = mesh
         self._raw = raw = metadata_of(context.invocation_metadata())
         where: str = context.peer()
-        sides = peers_of(mesh).get(where) or Sides(Peer(address=_address(where)))
+        sides = peers_of(mesh).find(where) or Sides(Peer(address=_address(where)))
         self.peer = sides.peer
         self._local_address = sides.local_address
-        known = tuple(item for item in raw if not forged(item[0]))
-        request = request_of(_authority(context) or mesh.settings.service, method, known)
+        known = tuple([item for item in raw if not forged(item[0])])
+        authority = _authority(context)
+        request = request_of(authority or mesh.settings.service, method, known)
         self.record = mesh.telemetry.inbound(request, self.peer, _patience(context))
         self._token: Token[Sender] | None = enter(self.peer)
         self.visit = arrived(request, self.peer, self._local_address, mesh.counting)
+        self.visit.knows_authority = bool(authority)  # grpc.aio keeps it to itself
         self.metadata: Metadata = ()
         self._denied: Denied | None = None
 
@@ -64,10 +69,10 @@ class Arrival:
 
     def decided(self, answer: Permit | Denied) -> Denied | None:
         """The filters have decided; None: the call may enter."""
+        tell(_log, self._mesh.inbound, self.visit, answer)
         asked, self.record.request = self.record.request, self.visit.request
         if isinstance(answer, Denied):
             self._denied, self.code = answer, _code_of(answer)
-            _log.info("refused %s from %s: %s", self.record.request.path, self.peer.address, answer.reason)
             return answer
         let_in(answer.metadata)
         raw = self._raw if answer.request.headers is asked.headers else metadata_from(answer.request.headers)
@@ -114,12 +119,12 @@ class Arrival:
 
 
 def _admitted(metadata: Metadata, certificate: str | None, request_id: str) -> Metadata:
-    kept = tuple(item for item in metadata if not withheld(item[0]))
+    kept = [item for item in metadata if not withheld(item[0])]
     if certificate is not None:
-        kept = (*kept, (HEADER, certificate))
-    if request_id and not any(name == "x-request-id" for name, _ in kept):
-        kept = (*kept, ("x-request-id", request_id))
-    return kept
+        kept.append((HEADER, certificate))
+    if request_id and "x-request-id" not in dict(kept):
+        kept.append(("x-request-id", request_id))
+    return tuple(kept)
 
 
 def _code_of(denied: Denied) -> grpc.StatusCode:

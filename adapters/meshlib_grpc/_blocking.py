@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import grpc
@@ -14,7 +13,7 @@ from meshlib.outbound.exchange import Deliver, LocalReply, Send
 from meshlib.runtime.drive import drive_sync
 
 from ._call import READY_AGAIN, Status
-from ._convert import headers_of
+from ._convert import response_of
 from ._errors import MeshCallError
 from ._request import Request, plain
 
@@ -22,23 +21,28 @@ from ._request import Request, plain
 class Blocking:
     """A call whose only response its caller waits for."""
 
+    __slots__ = ("_answer", "_error", "_request")
+
     def __init__(self, request: Request) -> None:
         self._request = request
         self._error: Any = None
-        self._answer: tuple[Any, grpc.Call] | None = None
+        self._answer: tuple[bytes, grpc.Call] | None = None
 
     def run(self, destination: Destination) -> tuple[Any, grpc.Call]:
         """The response and its call. Raises grpc.RpcError."""
         request, call = self._request, self._request.call
         while True:
             try:
-                final = drive_sync(call.machine(destination), self._attempt, time.sleep)
+                final = drive_sync(call.machine(destination), self._attempt, request.channel.pause)
             except UpstreamError as error:
                 if call.waits_for(error, request.wait_for_ready):
-                    time.sleep(READY_AGAIN)
+                    request.channel.pause(READY_AGAIN)
                     destination = request.channel.destination() or destination
                     continue
                 raise told(call.failed(error)) from error
+            except Status as status:
+                call.abandoned()
+                raise MeshCallError(status) from status.__cause__
             except BaseException as error:
                 call.failed(error)
                 raise
@@ -53,8 +57,13 @@ class Blocking:
             error = self._error
             call.ended(error.code(), flags=call.past(error.code(), error.details() or ""))
             raise error
+        try:
+            message = self._request.codec.decode(call.received.add(self._answer[0]))
+        except Status as status:
+            call.ended(status.code)
+            raise MeshCallError(status) from status.__cause__
         call.ended(grpc.StatusCode.OK)
-        return self._answer
+        return message, self._answer[1]
 
     def _attempt(self, send: Send) -> Response | Failure:
         request = self._request
@@ -64,16 +73,16 @@ class Blocking:
             return request.unconnected(error)
         broken = False
         try:
-            self._answer = request.start(line, send, "with_call", send.timeout)
+            self._answer = request.answered(line, send)
         except grpc.RpcError as error:
-            self._error = error
+            self._error, self._answer = error, None
             found = request.judge(error, line)
             broken = isinstance(found, Failure) and found.kind is FailureKind.CONNECT
             return found
         finally:
             request.channel.release(line, broken=broken)
         request.call.responded(line.principal)
-        return Response(200, headers_of(plain(self._answer[1].initial_metadata())))
+        return response_of(plain(self._answer[1].initial_metadata()))
 
 
 def told(error: BaseException) -> BaseException:

@@ -43,6 +43,11 @@ class Status(Exception):
         self.__cause__ = cause
 
 
+def closed() -> Status:
+    """What ends calls under way when their channel closes, in gRPC's words."""
+    return Status(grpc.StatusCode.CANCELLED, "Channel closed!")
+
+
 class Codec(NamedTuple):
     """How messages of one method become bytes and back; None: they are bytes.
 
@@ -68,10 +73,27 @@ class Codec(NamedTuple):
         except Exception as error:  # whatever the application's serializer raises
             raise Status(grpc.StatusCode.INTERNAL, "Exception serializing request!", error) from error
 
+    def decode(self, data: bytes) -> Any:
+        """Raises Status as gRPC's own channels do: INTERNAL."""
+        try:
+            return data if self.deserialize is None else self.deserialize(data)
+        except Exception as error:  # whatever the application's deserializer raises
+            raise Status(grpc.StatusCode.INTERNAL, "Exception deserializing response!", error) from error
+
     def counting(self, tally: Tally) -> Callable[[bytes], Any]:
         """The deserializer, which counts what it gets."""
         decode = self.deserialize
         return tally.add if decode is None else lambda data: decode(tally.add(data))
+
+
+class Given(NamedTuple):
+    """What the caller gave beside the request, in the order of gRPC's own arguments."""
+
+    timeout: float | None = None
+    metadata: Any = None
+    credentials: Any = None
+    wait_for_ready: bool | None = None
+    compression: Any = None
 
 
 _KINDS = {
@@ -125,7 +147,14 @@ class Call:
     def machine(self, destination: Destination, *, replayable: bool = True) -> Exchange:
         """The decisions of this call."""
         return exchange(
-            destination, self.request, self._mesh.balancers, clock, random.random, replayable=replayable, until=self.until
+            destination,
+            self.request,
+            self._mesh.balancers,
+            clock,
+            random.random,
+            replayable=replayable,
+            until=self.until,
+            multiplexed=True,
         )
 
     def metadata(self, send: Send, *, secured: bool) -> Metadata:

@@ -8,7 +8,7 @@ import grpc
 
 from ._active import ActiveCall, ActiveStream
 from ._blocking import Blocking
-from ._call import Codec
+from ._call import Codec, Given
 from ._request import Request
 
 if TYPE_CHECKING:
@@ -26,11 +26,8 @@ class _Callable:
         make = getattr(self._channel.direct(), self._codec.kind)
         return make(self._codec.method, self._codec.serialize, self._codec.deserialize)
 
-    def _request(self, request: Any, given: dict[str, Any]) -> Request:
-        passed = {"credentials": given["credentials"], "compression": given["compression"]}
-        return Request(
-            self._channel, self._codec, request, given["timeout"], given["metadata"], given["wait_for_ready"], passed
-        )
+    def _request(self, request: Any, given: Given) -> Request:
+        return Request(self._channel, self._codec, request, given)
 
 
 class UnaryRequest(_Callable, grpc.UnaryUnaryMultiCallable, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
@@ -58,10 +55,10 @@ class UnaryRequest(_Callable, grpc.UnaryUnaryMultiCallable, grpc.StreamUnaryMult
         compression: Any = None,
     ) -> tuple[Any, grpc.Call]:
         """The response and its call. Raises grpc.RpcError."""
-        given = _given(timeout, metadata, credentials, wait_for_ready, compression)
+        given = Given(timeout, metadata, credentials, wait_for_ready, compression)
         destination = self._channel.destination()
         if destination is None:
-            answered: tuple[Any, grpc.Call] = self._direct().with_call(request, **given)
+            answered: tuple[Any, grpc.Call] = self._direct().with_call(request, *given)
             return answered
         return Blocking(self._request(request, given)).run(destination)
 
@@ -75,10 +72,10 @@ class UnaryRequest(_Callable, grpc.UnaryUnaryMultiCallable, grpc.StreamUnaryMult
         compression: Any = None,
     ) -> Any:
         """The call, which is a future of the response."""
-        given = _given(timeout, metadata, credentials, wait_for_ready, compression)
+        given = Given(timeout, metadata, credentials, wait_for_ready, compression)
         destination = self._channel.destination()
         if destination is None:
-            return self._direct().future(request, **given)
+            return self._direct().future(request, *given)
         return ActiveCall(self._request(request, given)).begin(destination)
 
 
@@ -95,18 +92,8 @@ class StreamResponse(_Callable, grpc.UnaryStreamMultiCallable, grpc.StreamStream
         compression: Any = None,
     ) -> Any:
         """The call, which is an iterator of responses."""
-        given = _given(timeout, metadata, credentials, wait_for_ready, compression)
+        given = Given(timeout, metadata, credentials, wait_for_ready, compression)
         destination = self._channel.destination()
         if destination is None:
-            return self._direct()(request, **given)
+            return self._direct()(request, *given)
         return ActiveStream(self._request(request, given)).begin(destination)
-
-
-def _given(timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any) -> dict[str, Any]:
-    return {
-        "timeout": timeout,
-        "metadata": metadata,
-        "credentials": credentials,
-        "wait_for_ready": wait_for_ready,
-        "compression": compression,
-    }

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable
@@ -27,12 +26,12 @@ from meshlib.runtime.pool import key_of
 
 from ._active import ActiveCall
 from ._bridge import Bridge
-from ._call import Call, Codec, clock
+from ._call import Call, Codec, Given, clock, closed
 from ._callables import StreamResponse, UnaryRequest
 from ._convert import option
 from ._lines import Line, Lines, Options, address_of, has_endpoints, line_options
 from ._originals import insecure_channel
-from ._tunnel import Background
+from ._tunnel import Background, private_folder
 
 
 class MeshChannel(grpc.Channel):  # type: ignore[misc]  # grpc has no type information
@@ -70,6 +69,7 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]  # grpc has no type infor
         self._folder = ""
         self._names = 0
         self._direct: grpc.Channel | None = None
+        self._ending = threading.Event()
         self._watchers: dict[Callable[[grpc.ChannelConnectivity], None], threading.Event] = {}
         self._calls: weakref.WeakSet[ActiveCall] = weakref.WeakSet()
 
@@ -158,6 +158,9 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]  # grpc has no type infor
     def close(self) -> None:
         """Close all connections; calls under way are cancelled."""
         self._closed = True
+        self._ending.set()
+        for watching in list(self._watchers.values()):
+            watching.set()
         for call in list(self._calls):
             call.cancel()
         with self._lock:
@@ -207,9 +210,9 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]  # grpc has no type infor
                 self._direct = insecure_channel(self._target, self._options, self._compression)
             return self._direct
 
-    def begin(self, codec: Codec, metadata: Any, timeout: float | None) -> Call:
+    def begin(self, codec: Codec, given: Given) -> Call:
         """A call."""
-        return Call(self.mesh, self._authority, codec.method, metadata, timeout)
+        return Call(self.mesh, self._authority, codec.method, given.metadata, given.timeout)
 
     def keep(self, call: ActiveCall) -> None:
         """Cancel it when the channel closes."""
@@ -221,7 +224,10 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]  # grpc has no type infor
         Raises:
             NoCertificate: mutual TLS is asked for, and we hold none that is valid.
             OSError: the bridge cannot be made.
+            Status: the channel is closed.
         """
+        if self._closed:
+            raise closed()
         tls = None
         if send.endpoint.tls and send.cluster.tls is not None:
             tls = self.mesh.certificates.client_context(ALPN_HTTP2)
@@ -241,13 +247,18 @@ class MeshChannel(grpc.Channel):  # type: ignore[misc]  # grpc has no type infor
     def _bridge(self, send: Send, tls: Any) -> Bridge:
         assert send.cluster.tls is not None
         if not self._folder:
-            self._folder = tempfile.mkdtemp(prefix="meshlib-")  # mode 0700
+            self._folder = private_folder()
         self._names += 1
         path = os.path.join(self._folder, str(self._names))
         to, wanted = send.endpoint.key, send.cluster.tls
         bridge = Bridge(path, to, tls, wanted.sni, wanted.subject_alt_names, send.cluster.connect_timeout)
         self._background.run(bridge.open())
         return bridge
+
+    def pause(self, seconds: float) -> None:
+        """Sleep. Raises Status if the channel is closed."""
+        if self._ending.wait(seconds):
+            raise closed()
 
     def release(self, line: Line, *, broken: bool = False) -> None:
         """A call on this line ended.

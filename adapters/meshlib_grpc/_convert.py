@@ -16,11 +16,13 @@ from meshlib.facts import Failure, FailureKind, Headers, Request, Response
 Metadatum = tuple[str, str | bytes]
 Metadata = tuple[Metadatum, ...]
 
+_BARE = Response(200)
 CONTENT_TYPE = ("content-type", "application/grpc")
 TRAILERS = ("te", "trailers")
 _PROTOCOL_HEADERS = frozenset({CONTENT_TYPE[0], TRAILERS[0]})  # no metadata: gRPC's own
 
 BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_NUMBERS = {code: str(number) for number, code in BY_NUMBER.items()}
 
 # Envoy, Grpc::Utility::httpToGrpcStatus; what is not listed is UNKNOWN.
 _BY_HTTP = {
@@ -44,17 +46,15 @@ _CONNECT = (
 _RESET = ("Stream removed", "Socket closed", "Connection reset", "RST_STREAM", "GOAWAY", "Broken pipe", "keepalive watchdog")
 _HTTP_STATUS = re.compile(r"[Rr]eceived http2 :?(?:status )?header with (?:non-200 OK )?status: ?\"?(\d{3})")
 
-_PRINTABLE = re.compile(r"[ -~]*")
-
 
 def metadata_of(given: Iterable[Any] | None) -> Metadata:
     """A call's metadata as the caller gave it, names in lower case."""
-    return tuple((str(name).lower(), value) for name, value in given) if given else ()
+    return tuple([(str(name).lower(), value) for name, value in given]) if given else ()
 
 
 def headers_of(metadata: Metadata) -> Headers:
     """Metadata as headers of the wire, where binary values are base64."""
-    return tuple((name, value if isinstance(value, str) else _base64(name, value)) for name, value in metadata)
+    return tuple([(name, value if isinstance(value, str) else _base64(name, value)) for name, value in metadata])
 
 
 def _base64(name: str, value: bytes) -> str:
@@ -85,10 +85,11 @@ def metadata_for(metadata: Metadata, kept: Headers, added: Headers) -> Metadata:
         kept: the request's headers that are to be sent.
         added: headers of the mesh, in place of equal names. What gRPC could not send (it takes ASCII only) is left out.
     """
-    ours = {name for name, _ in added}
-    names = {name for name, _ in kept} - ours
-    own = (item for item in metadata if item[0] in names)
-    return (*own, *((name, value) for name, value in added if _PRINTABLE.fullmatch(value)))
+    sent = tuple([item for item in added if item[1].isascii() and item[1].isprintable()])
+    if not metadata:
+        return sent
+    names = {name for name, _ in kept} - {name for name, _ in added}
+    return (*[item for item in metadata if item[0] in names], *sent)
 
 
 def code_of_http(status: int) -> grpc.StatusCode:
@@ -106,7 +107,12 @@ def status_of(reply_status: int, headers: Headers, body: bytes) -> tuple[grpc.St
 
 def number_of(code: grpc.StatusCode) -> str:
     """A code as metrics and headers say it."""
-    return str(code.value[0])
+    return _NUMBERS[code]
+
+
+def response_of(initial: Metadata) -> Response:
+    """The head of a response that is not the end of its call."""
+    return Response(200, headers_of(initial)) if initial else _BARE
 
 
 def answer(code: grpc.StatusCode, initial: Metadata) -> Response:
@@ -116,7 +122,7 @@ def answer(code: grpc.StatusCode, initial: Metadata) -> Response:
     trailers-only response): the core then shows no initial metadata.
     """
     if code is grpc.StatusCode.OK or initial:
-        return Response(200, headers_of(initial))
+        return response_of(initial)
     return Response(200, (("grpc-status", number_of(code)),))
 
 

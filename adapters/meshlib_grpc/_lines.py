@@ -22,6 +22,8 @@ from ._bridge import Bridge
 IDLE_SECONDS = 300.0
 """A line that nobody has used for so long is closed when the next new one is made."""
 
+_METHODS = 256  # whoever calls more of one server, a proxy maybe, has them made again
+
 Options = Sequence[tuple[str, Any]]
 
 
@@ -33,7 +35,7 @@ class Line:
         bridge: what speaks mutual TLS for it; None: plain text.
     """
 
-    __slots__ = ("active", "bridge", "channel", "condemned", "key", "used")
+    __slots__ = ("_callables", "active", "bridge", "channel", "condemned", "key", "used")
 
     def __init__(self, key: Key, channel: Any, bridge: Bridge | None, now: float) -> None:
         self.key = key
@@ -42,6 +44,20 @@ class Line:
         self.active = 0
         self.condemned = False
         self.used = now
+        self._callables: dict[tuple[str, str], Any] = {}
+
+    def on_bytes(self, kind: str, path: str) -> Any:
+        """The callable for a method whose messages are bytes; made once.
+
+        Args:
+            kind: the name of the channel's method that makes it, `unary_unary`.
+        """
+        found = self._callables.get((kind, path))
+        if found is None:
+            if len(self._callables) >= _METHODS:
+                self._callables.clear()
+            found = self._callables[kind, path] = getattr(self.channel, kind)(path)
+        return found
 
     @property
     def secured(self) -> bool:

@@ -13,6 +13,8 @@ from typing import Any
 
 BUFFER = 1_048_576
 
+_NOTHING: Any = object()
+
 
 class _Kept:
     """What was read of the source so far."""
@@ -61,34 +63,56 @@ class SyncReplay(_Kept):
         super().__init__(encode)
         self._source = iter(source)
         self._ended = False
-        self._lock = threading.Lock()
+        self._pulling = False
+        self._changed = threading.Condition()
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._read(self._begin())
+        with self._changed:
+            number = self._begin()
+            self._changed.notify_all()
+        return self._read(number)
 
     def _read(self, number: int) -> Iterator[bytes]:
         index = 0
-        while True:
-            with self._lock:
-                if number == self._try and index == len(self._messages) and not self._ended:
-                    self._pull()
-                if number != self._try:
-                    return
-                if index == len(self._messages):
-                    if self.failed is not None:
-                        raise self.failed
-                    return
-                data = self._take(index)
+        while (data := self._next(number, index)) is not None:
             index += 1
             yield data
 
+    def _next(self, number: int, index: int) -> bytes | None:
+        with self._changed:
+            while number == self._try and index == len(self._messages) and not self._ended:
+                if self._pulling:
+                    self._changed.wait()
+                else:
+                    self._pull()
+            if number != self._try:
+                return None
+            if index < len(self._messages):
+                return self._take(index)
+            if self.failed is not None:
+                raise self.failed
+            return None
+
     def _pull(self) -> None:
+        """One reader waits for the source, without the lock: the next try reads meanwhile what is kept."""
+        self._pulling = True
+        self._changed.release()
+        message, ended, failed = _NOTHING, False, None
         try:
-            self._add(next(self._source))
+            message = next(self._source)
         except StopIteration:
-            self._ended = True
-        except Exception as error:  # the application's iterator, or its serializer
-            self.failed, self._ended = error, True
+            ended = True
+        except Exception as error:  # the application's iterator
+            failed = error
+        self._changed.acquire()
+        self._pulling = False
+        try:
+            if message is not _NOTHING:
+                self._add(message)
+        except Exception as error:  # the application's serializer
+            failed = error
+        self.failed, self._ended = failed, ended or failed is not None
+        self._changed.notify_all()
 
 
 class AsyncReplay(_Kept):
@@ -97,19 +121,20 @@ class AsyncReplay(_Kept):
     def __init__(self, source: Iterable[Any] | AsyncIterable[Any] | None, encode: Callable[[Any], bytes]) -> None:
         super().__init__(encode)
         self.written = source is None
-        self._source = None if source is None else source
+        self._source: Any = source
         self._iterator: Any = None
+        self._puller: asyncio.Task[None] | None = None
         self._ended = False
         self._taken = 0
+        self._over = False
         self._changed = asyncio.Event()
-        self._lock = asyncio.Lock()
 
-    async def write(self, message: Any, done: asyncio.Event) -> None:
+    async def write(self, message: Any) -> None:
         """Send a message; returns when gRPC has taken it, or the call is done."""
         self._add(message)
         index = len(self._messages)
         self._wake()
-        while self._taken < index and not done.is_set():
+        while self._taken < index and not self._over:
             await self._changed.wait()
 
     @property
@@ -126,8 +151,11 @@ class AsyncReplay(_Kept):
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def wake(self) -> None:
-        """Let those who wait look again: the call is done."""
+    def over(self, _: Any) -> None:
+        """The call is done: who waits for gRPC to take a message waits no more."""
+        self._over = True
+        if self._puller is not None:
+            self._puller.cancel()
         self._wake()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -146,27 +174,33 @@ class AsyncReplay(_Kept):
             raise self.failed
 
     async def _has(self, index: int, number: int) -> bool:
-        if self.written:
-            while number == self._try and index == len(self._messages) and not self._ended:
-                await self._changed.wait()
-        else:
-            async with self._lock:
-                if number == self._try and index == len(self._messages) and not self._ended:
-                    await self._pull()
+        while number == self._try and index == len(self._messages) and not self._ended:
+            if isinstance(self._source, Iterable):
+                self._pull_now(self._source)
+                continue
+            if not self.written and (self._puller is None or self._puller.done()):
+                self._puller = asyncio.get_running_loop().create_task(self._pull())
+            await self._changed.wait()
         return number == self._try and index < len(self._messages)
 
+    def _pull_now(self, source: Iterable[Any]) -> None:
+        self._iterator = self._iterator or iter(source)
+        try:
+            self._add(next(self._iterator))
+        except StopIteration:
+            self._ended = True
+        except Exception as error:  # the application's iterator, or its serializer
+            self.failed, self._ended = error, True
+
     async def _pull(self) -> None:
-        if self._iterator is None:
-            source = self._source
-            self._iterator = aiter(source) if isinstance(source, AsyncIterable) else _async(iter(source or ()))
+        """In a task of its own: gRPC cancels the reader of a try that it gives up, and that would end the application's
+        generator, so that the next try took the first half of the requests for all of them.
+        """
+        self._iterator = self._iterator or aiter(self._source)
         try:
             self._add(await anext(self._iterator))
         except StopAsyncIteration:
             self._ended = True
         except Exception as error:  # the application's iterator, or its serializer
             self.failed, self._ended = error, True
-
-
-async def _async(source: Iterator[Any]) -> AsyncIterator[Any]:
-    for message in source:
-        yield message
+        self._wake()

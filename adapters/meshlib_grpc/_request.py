@@ -10,7 +10,7 @@ import grpc
 from meshlib.facts import Failure, FailureKind, Response
 from meshlib.outbound.exchange import Send
 
-from ._call import Codec, Status
+from ._call import Codec, Given, Status
 from ._convert import Metadata, answer, outcome, suspicious
 from ._errors import MeshCallError
 from ._lines import Line
@@ -26,19 +26,16 @@ class Request:
     """What one call wants, whatever its kind.
 
     Args:
-        body: the only message as bytes, or the stream of them.
-        passed: what each try is given beside: credentials, compression.
+        request: the only message, or an iterable of them.
     """
 
-    def __init__(
-        self, channel: MeshChannel, codec: Codec, request: Any, timeout: float | None, metadata: Any, ready: Any, passed: Any
-    ) -> None:
+    __slots__ = ("_body", "_given", "call", "channel", "codec")
+
+    def __init__(self, channel: MeshChannel, codec: Codec, request: Any, given: Given) -> None:
         self.channel = channel
         self.codec = codec
-        self.call = channel.begin(codec, metadata, timeout)
-        self.wait_for_ready = ready
-        self._passed = passed
-        self._counting = codec.counting(self.call.received)
+        self.call = channel.begin(codec, given)
+        self._given = given
         self._body: bytes | SyncReplay
         if codec.streams[0]:
             self._body = SyncReplay(request, self._encode)
@@ -53,6 +50,11 @@ class Request:
             raise MeshCallError(status) from status.__cause__
 
     @property
+    def wait_for_ready(self) -> bool | None:
+        """Whether the caller wants to wait for what is not there yet."""
+        return self._given.wait_for_ready
+
+    @property
     def replayable(self) -> bool:
         """Whether all that was sent could be sent again."""
         return isinstance(self._body, bytes) or self._body.replayable
@@ -62,17 +64,27 @@ class Request:
         if not isinstance(self._body, bytes):
             self._body.commit()
 
+    def answered(self, line: Line, send: Send) -> tuple[bytes, grpc.Call]:
+        """Make a try of a call with one response, and wait for it. Raises grpc.RpcError."""
+        found: tuple[bytes, grpc.Call] = line.on_bytes(self.codec.kind, send.request.path).with_call(
+            *self._arguments(line, send, send.timeout)
+        )
+        return found
+
     def start(self, line: Line, send: Send, how: str, timeout: float | None) -> Any:
         """Begin a try.
 
         Args:
-            how: the method of gRPC's callable: `__call__`, `with_call`, `future`.
+            how: the method of gRPC's callable: `__call__`, `future`.
         """
         make = getattr(line.channel, self.codec.kind)
-        callable_ = make(send.request.path, None, self._counting)
+        callable_ = make(send.request.path, None, self.codec.counting(self.call.received))
+        return getattr(callable_, how)(*self._arguments(line, send, timeout))
+
+    def _arguments(self, line: Line, send: Send, timeout: float | None) -> tuple[Any, ...]:
         body = self._body if isinstance(self._body, bytes) else iter(self._body)
         metadata = self.call.metadata(send, secured=line.secured)
-        return getattr(callable_, how)(body, timeout=timeout, metadata=metadata, **self._passed)
+        return body, timeout, metadata, self._given.credentials, None, self._given.compression
 
     def judge(self, error: Any, line: Line) -> Response | Failure:
         """What an error of gRPC's means."""
@@ -91,7 +103,7 @@ class Request:
 
 
 def plain(metadata: Any) -> Metadata:
-    return tuple((item[0], item[1]) for item in metadata or ())
+    return tuple([(item[0], item[1]) for item in metadata]) if metadata else ()
 
 
 def connection_stands(channel: grpc.Channel) -> bool:

@@ -7,12 +7,17 @@ this file is what stands between that socket and the network, in the same proces
 Measured on two cores, small unary calls, p50: straight 0.48 ms, with the core's own TLS 0.55 ms; TLS here on the client's side
 0.76 ms from a thread beside, 0.64 ms in the application's own event loop; on the server's side 0.80 ms, of which 0.12 ms is
 the way through the Unix socket. It buys one TLS for HTTP and gRPC: the identity check, rotation, PERMISSIVE on one port.
+A bare epoll loop in place of asyncio saves a third of the client's part, and so does uvloop: the rest is one more thread to
+wake for each packet.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import os
 import ssl
+import tempfile
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
@@ -21,6 +26,7 @@ from meshlib.runtime.tls import TlsLayer
 
 T = TypeVar("T")
 
+_LONGEST = 70  # bytes of a path, before the names of a folder and a socket in it
 _HIGH_WATER = 262_144  # bytes that wait for a slow reader before its partner stops reading
 
 
@@ -136,7 +142,10 @@ class End(asyncio.Protocol):
 
 
 class Background:
-    """An event loop in a daemon thread of its own, begun at the first use; for programs without one."""
+    """An event loop in a daemon thread of its own, begun at the first use; for programs without one.
+
+    It is uvloop's where that is installed: a tunnel costs 60 us less CPU a call.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -144,12 +153,16 @@ class Background:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine, from any other thread."""
+        """The result of a coroutine, from any other thread. Raises OSError if it was stopped meanwhile."""
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop = _new_event_loop()
                 threading.Thread(target=_forever, args=(self._loop,), name=self._name, daemon=True).start()
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+            running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return running.result()
+        except concurrent.futures.CancelledError:
+            raise OSError(f"{self._name} has stopped") from None
 
     def call(self, function: Callable[[], object]) -> None:
         """Call a function in the thread, some time soon; nothing if it never ran or has stopped."""
@@ -165,10 +178,27 @@ class Background:
             loop.call_soon_threadsafe(loop.stop)
 
 
+def private_folder() -> str:
+    """A new folder for sockets, mode 0700. Addresses of Unix sockets have 107 bytes: a long TMPDIR gives way to /tmp."""
+    usual = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="meshlib-", dir=usual if len(os.fsencode(usual)) <= _LONGEST else "/tmp")  # noqa: S108
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
 def _forever(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
-        # Transports that were told to close do so in the next turn.
-        loop.run_until_complete(asyncio.sleep(0))
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        # Transports that were told to close, and tasks, do so in the next turns.
+        for _ in range(3):
+            loop.run_until_complete(asyncio.sleep(0))
     finally:
         loop.close()

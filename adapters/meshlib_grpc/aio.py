@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 
+from meshlib_grpc import _check_engine
 from meshlib_grpc._convert import authority_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,11 @@ def channel(
         options, compression, interceptors: as for `grpc.aio.insecure_channel`.
         engine: `mesh`; `xds`: grpcio's own xDS client.
         mesh: None: the process's own, from `MESHLIB_*` in the environment.
+
+    Raises:
+        SettingsError: there is no such engine.
     """
+    _check_engine(engine)
     if engine == "xds":
         from meshlib_grpc import native
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -23,10 +22,11 @@ from meshlib.runtime.pool import key_of
 from ._aio_callables import AioCallable, Intercepted, last_interceptors
 from ._aio_calls import AioCall
 from ._bridge import Bridge
-from ._call import Call, Codec, clock
+from ._call import Call, Codec, Given, clock, closed
 from ._convert import option
 from ._lines import Line, Lines, Options, address_of, has_endpoints, line_options
 from ._originals import aio_insecure_channel as insecure_channel
+from ._tunnel import private_folder
 
 _LOOK_AGAIN = 0.05
 
@@ -198,9 +198,9 @@ class MeshAioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpc has no typ
             self._direct = insecure_channel(self._target, self._options, self._compression)
         return self._direct
 
-    def begin(self, codec: Codec, metadata: Any, timeout: float | None) -> Call:
+    def begin(self, codec: Codec, given: Given) -> Call:
         """A call."""
-        return Call(self.mesh, self._authority, codec.method, metadata, timeout)
+        return Call(self.mesh, self._authority, codec.method, given.metadata, given.timeout)
 
     def keep(self, call: AioCall) -> None:
         """Cancel it when the channel closes."""
@@ -212,28 +212,35 @@ class MeshAioChannel(grpc.aio.Channel):  # type: ignore[misc]  # grpc has no typ
         Raises:
             NoCertificate: mutual TLS is asked for, and we hold none that is valid.
             OSError: the bridge cannot be made.
+            Status: the channel is closed.
         """
+        if self._closed:
+            raise closed()
         tls = None
         if send.endpoint.tls and send.cluster.tls is not None:
             tls = self.mesh.certificates.client_context(ALPN_HTTP2)
         key = key_of(send.endpoint, send.cluster, tls.generation if tls else 0)
         old = self._lines.renew(tls.generation) if tls else []
-        line = self._lines.take(key, clock())
+        line, bridge = self._lines.take(key, clock()), None
         if line is None:
             bridge = self._bridge(send, tls) if tls else None
+            if bridge is not None:
+                await bridge.open()
+                line = self._lines.take(key, clock())  # of a call that came here meanwhile
+        if line is None:
             options = line_options(send.cluster, self._authority, self._options)
             channel = insecure_channel(address_of(send.endpoint, bridge), options, self._compression)
             line = Line(key, channel, bridge, clock())
             old += self._lines.add(line, clock())
-            if bridge is not None:
-                await bridge.open()  # takes no turn of the loop: it only listens
+        elif bridge is not None:
+            bridge.close()
         self._close(old)
         return line
 
     def _bridge(self, send: Send, tls: Any) -> Bridge:
         assert send.cluster.tls is not None
         if not self._folder:
-            self._folder = tempfile.mkdtemp(prefix="meshlib-")  # mode 0700
+            self._folder = private_folder()
             weakref.finalize(self, shutil.rmtree, self._folder, True)
         self._names += 1
         path = os.path.join(self._folder, str(self._names))

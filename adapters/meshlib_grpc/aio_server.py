@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 import meshlib
+from meshlib.errors import IdentityError
 from meshlib.runtime.admission import admit_async, answer_async
 from meshlib.runtime.mesh import Mesh
 
@@ -48,7 +49,7 @@ async def _unimplemented(requests: Any, context: Any) -> None:
 
 def _coroutine(wrapped: Wrapped, function: Behaviour, view: type[Context]) -> Behaviour:
     async def behaviour(request: Any, context: Any) -> Any:
-        arrival = _begun(wrapped, context)
+        arrival = await _begun(wrapped, context)
         with arrival:
             await _enter(arrival, context)
             return await function(request, view(context, arrival))
@@ -58,7 +59,7 @@ def _coroutine(wrapped: Wrapped, function: Behaviour, view: type[Context]) -> Be
 
 def _generator(wrapped: Wrapped, function: Behaviour, view: type[Context]) -> Behaviour:
     async def behaviour(request: Any, context: Any) -> AsyncIterator[Any]:
-        arrival = _begun(wrapped, context)
+        arrival = await _begun(wrapped, context)
         with arrival:
             await _enter(arrival, context)
             responses = function(request, view(context, arrival))
@@ -71,8 +72,12 @@ def _generator(wrapped: Wrapped, function: Behaviour, view: type[Context]) -> Be
     return behaviour
 
 
-def _begun(wrapped: Wrapped, context: Any) -> Arrival:
-    arrival = wrapped.arrival(context)
+async def _begun(wrapped: Wrapped, context: Any) -> Arrival:
+    try:
+        arrival = wrapped.arrival(context)
+    except IdentityError as error:
+        await context.abort(grpc.StatusCode.CANCELLED, str(error))
+        raise
     context.add_done_callback(lambda _: arrival.end())
     return arrival
 

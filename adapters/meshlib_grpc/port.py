@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
@@ -62,10 +64,28 @@ def announce(mesh: Mesh, acceptor: Acceptor) -> None:
         _log.info("port %d is not registered: MESHLIB_TARGET_PORT is %d", acceptor.listening[0][1], mesh.settings.target_port)
 
 
+def _withdrawn(mesh: Mesh, acceptor: Acceptor) -> list[Future[None]]:
+    """Take the registration back; done once nobody is sent here any more."""
+    return [mesh.withdraw(port) for _, port in acceptor.listening]
+
+
+def _later(leaving: list[Future[None]], shut: Callable[[], threading.Event], ended: threading.Event) -> None:
+    for each in leaving:
+        with contextlib.suppress(Exception):  # whatever became of the registration, the server stops
+            each.result()
+    shut().wait()
+    ended.set()
+
+
 def _with_server(server: Any, acceptor: Acceptor, mesh: Mesh) -> None:
     """The server's own methods open and close the acceptor from now on."""
     background = Background("meshlib-grpc-accept")
     start, stop = server.start, server.stop
+
+    def shut(grace: float | None) -> threading.Event:
+        background.call(lambda: acceptor.drain(background.stop))
+        ended: threading.Event = stop(grace)
+        return ended
 
     def started() -> None:
         start()
@@ -73,9 +93,11 @@ def _with_server(server: Any, acceptor: Acceptor, mesh: Mesh) -> None:
         announce(mesh, acceptor)
 
     def stopped(grace: float | None) -> threading.Event:
-        mesh.close()  # nobody is sent here any more
-        background.call(lambda: acceptor.drain(background.stop))
-        ended: threading.Event = stop(grace)
+        leaving = _withdrawn(mesh, acceptor)
+        if not grace or all(each.done() for each in leaving):
+            return shut(grace)
+        ended = threading.Event()
+        threading.Thread(target=_later, args=(leaving, lambda: shut(grace), ended), name="meshlib-grpc-stop").start()
         return ended
 
     server.start, server.stop = started, stopped
@@ -115,7 +137,9 @@ def _with_aio_server(server: Any, acceptor: Acceptor, mesh: Mesh) -> None:
         await asyncio.get_running_loop().run_in_executor(None, announce, mesh, acceptor)
 
     async def stopped(grace: float | None) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, mesh.close)
+        leaving = _withdrawn(mesh, acceptor)
+        if grace:
+            await asyncio.gather(*map(asyncio.wrap_future, leaving))
         acceptor.drain()
         await stop(grace)
 

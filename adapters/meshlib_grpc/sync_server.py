@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 import meshlib
+from meshlib.errors import IdentityError
 from meshlib.runtime.admission import admit_sync, answer
 from meshlib.runtime.mesh import Mesh
 
@@ -132,11 +133,16 @@ def _non_blocking(wrapped: Wrapped, function: Behaviour, view: type[Context]) ->
 
 
 def begun(wrapped: Wrapped, context: Any) -> Arrival:
-    """The call, from its first moment."""
-    arrival = wrapped.arrival(context)
+    """The call, from its first moment. Aborts one whose client is gone: nobody waits, and nobody can say who asked."""
+    try:
+        arrival = wrapped.arrival(context)
+    except IdentityError as error:
+        context.abort(grpc.StatusCode.CANCELLED, str(error))
+        raise
     if context.add_callback(arrival.end) is False:
         with arrival:
             arrival.end(cancelled=True)
+            context.abort(grpc.StatusCode.CANCELLED, "the client is gone")
     return arrival
 
 

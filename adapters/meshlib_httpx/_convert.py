@@ -17,14 +17,15 @@ from meshlib.errors import (
     NoHealthyUpstream,
     Sighting,
     UpstreamError,
+    UpstreamOverflow,
     UpstreamTimeout,
 )
 from meshlib.facts import Request
 from meshlib.runtime.http1 import PeerClosed
 from meshlib.runtime.timing import NO_TIMEOUT, CallerTimeout, Timeout
 
-_UNREACHABLE = (NoCluster, NoHealthyUpstream, ConnectFailure)
-_TIMEOUTS = {"connect": "ConnectTimeout", "read": "ReadTimeout", "write": "WriteTimeout"}
+_UNREACHABLE = (NoCluster, NoHealthyUpstream, UpstreamOverflow, ConnectFailure)
+_TIMEOUTS = {"connect": "ConnectTimeout", "read": "ReadTimeout", "write": "WriteTimeout", "pool": "PoolTimeout"}
 
 
 def facts_of(request: Any) -> tuple[Request, str]:

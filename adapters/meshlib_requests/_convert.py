@@ -14,12 +14,13 @@ from meshlib.errors import (
     NoCluster,
     NoHealthyUpstream,
     UpstreamError,
+    UpstreamOverflow,
     UpstreamTimeout,
 )
 from meshlib.facts import Request
 from meshlib.runtime.timing import NO_TIMEOUT, CallerTimeout, Timeout
 
-_UNREACHABLE = (NoCluster, NoHealthyUpstream, ConnectFailure)
+_UNREACHABLE = (NoCluster, NoHealthyUpstream, UpstreamOverflow, ConnectFailure)
 
 
 def facts_of(request: requests.PreparedRequest) -> tuple[Request, str]:

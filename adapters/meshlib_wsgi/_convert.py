@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from meshlib.facts import Headers, Peer, Request
 from meshlib.inbound.forwarded import HEADER, WITHHELD, forged
+from meshlib.inbound.target import place_of
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -27,8 +28,9 @@ _VARIABLES = {name: key for key, name in _UNPREFIXED.items()}
 def request_of(environ: Environ) -> Request:
     """The request as policy sees it, without what a client may not say about itself."""
     scheme = environ.get("wsgi.url_scheme", "http")
-    authority = environ.get("HTTP_HOST") or f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}"
-    return Request(environ["REQUEST_METHOD"], scheme, authority, _path(environ), _headers(environ))
+    host = environ.get("HTTP_HOST") or f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}"
+    authority, path = place_of(_target(environ), host)
+    return Request(environ["REQUEST_METHOD"], scheme, authority, path, _headers(environ))
 
 
 def _headers(environ: Environ) -> Headers:
@@ -45,9 +47,9 @@ def _name(key: str) -> str:
     return _UNPREFIXED.get(key, "")
 
 
-def _path(environ: Environ) -> str:
+def _target(environ: Environ) -> str:
     raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-    if raw and raw.startswith("/"):
+    if raw:
         return str(raw)
     path = quote(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), safe="/%:@!$&'()*+,;=~", encoding="latin-1")
     query = environ.get("QUERY_STRING", "")
@@ -94,6 +96,8 @@ def change(environ: Environ, asked: Request, permitted: Request) -> None:
     """
     if permitted.path != asked.path:
         _move(environ, permitted.path)
+    if permitted.authority != environ.get("HTTP_HOST", permitted.authority):
+        environ["HTTP_HOST"] = permitted.authority
     if permitted.headers is not asked.headers:
         for key in [key for key in environ if _name(key)]:
             del environ[key]

@@ -15,6 +15,7 @@ from meshlib.config.model import PeerMode
 from meshlib.errors import IdentityError, MeshError
 from meshlib.identity.peer import peer_from_der
 from meshlib.inbound.admit import Wire, admit_connection, wire
+from meshlib.runtime.tls import server_name
 from meshlib_wsgi._convert import prove
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _secured(connection: socket.socket, mesh: Mesh, patience: float) -> ssl.SSLS
     except (MeshError, OSError) as error:  # OSError: ssl.SSLError, TimeoutError, a reset
         raise _refused(connection, f"mutual TLS failed: {error}", address) from error
     try:
-        peer = peer_from_der(secured.getpeercert(binary_form=True) or b"", address)
+        peer = peer_from_der(secured.getpeercert(binary_form=True) or b"", address, server_name(secured))
         if not peer.secured:
             raise IdentityError("the certificate names no workload")
     except IdentityError as error:

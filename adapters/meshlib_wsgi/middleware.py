@@ -19,7 +19,7 @@ import meshlib
 from meshlib.inbound.forwarded import forwarded_client_cert
 from meshlib.inbound.sender import enter, let_in
 from meshlib.inbound.visit import Denied
-from meshlib.runtime.admission import admit_sync, answer, arrived
+from meshlib.runtime.admission import admit_sync, answer, arrived, tell
 from meshlib_wsgi._convert import (
     SEEN,
     App,
@@ -130,9 +130,10 @@ class _Arrival:
     def _admit(self, app: App) -> Iterable[bytes]:
         enter(self.peer)  # never left: the context ends with the request
         asked = self._record.request
-        mesh = self._mesh
+        mesh, port = self._mesh, self._mesh.inbound
         visit = arrived(asked, self.peer, local_address(self._environ), mesh.counting)
-        decided = admit_sync(mesh.inbound, visit, partial(answer, mesh))
+        decided = admit_sync(port, visit, partial(answer, mesh))
+        tell(_log, port, visit, decided)
         self._record.request = visit.request
         if isinstance(decided, Denied):
             return self._refuse(decided)
@@ -145,8 +146,6 @@ class _Arrival:
 
     def _refuse(self, answer: Denied) -> Iterable[bytes]:
         self._denied = answer
-        request = self._record.request
-        _log.info("refused %s %s from %s: %s", request.method, request.path, self.peer.address, answer.reason)
         body = answer.words.encode()
         head = [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), *answer.headers]
         self._on_start(f"{answer.status} {responses.get(answer.status, 'Refused')}", head)

@@ -53,6 +53,7 @@ class CertificateAuthority:
             renew. Empty: the issuer itself.
         chain: sent after each leaf: what leads from it to a root.
         introduction: sent besides by the control plane itself, for those who know no newer root than the one before.
+        revoked: PEM of revocation lists; empty: there are none, and nothing is checked.
     """
 
     key: SigningKey
@@ -60,6 +61,7 @@ class CertificateAuthority:
     roots: tuple[x509.Certificate, ...] = ()
     chain: tuple[x509.Certificate, ...] = ()
     introduction: tuple[x509.Certificate, ...] = ()
+    revoked: bytes = b""
 
     @property
     def roots_pem(self) -> bytes:

@@ -241,6 +241,16 @@ def write_copy(folder: Path, authority: CertificateAuthority) -> None:
         _log.warning("%s is not up to date: %s", path, error)
 
 
+def described(root: x509.Certificate, *, signs: bool) -> dict[str, Any]:
+    """A root, for people and programs."""
+    return {
+        "subject": root.subject.rfc4514_string(),
+        "fingerprint": root.fingerprint(hashes.SHA256()).hex(),
+        "notAfter": root.not_valid_after_utc.isoformat().replace("+00:00", "Z"),
+        "signs": signs,
+    }
+
+
 def new_root(now: datetime, organization: str) -> Root:
     """A root with a new P-256 key and a name of its own, valid for ten years."""
     key = ec.generate_private_key(ec.SECP256R1())

@@ -16,17 +16,30 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-
-from .ca_roots import KeptRoots, Phase
+from .ca_roots import KeptRoots, Phase, described
 from .errors import CannotStart
 
 PERIOD = 1.0  # seconds between looks at whether the next step is due
 
 _log = logging.getLogger(__name__)
+
+
+class Replacing(Protocol):
+    """What replaces an authority while everything runs: `Rotation` its own root, `ca_plugged` what others made."""
+
+    def begin(self) -> None:
+        """Begin. Raises SettingsError where that is not possible now, or not here."""
+
+    def step(self, *, hurry: bool = False) -> bool:
+        """Take the next step if it is due, or in any case with `hurry`. Returns whether one was taken."""
+
+    def status(self) -> dict[str, Any]:
+        """How it stands, for people and programs."""
+
+    def running(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Takes each step when it is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +98,7 @@ class Rotation:
         roots = self.kept.roots
         return {
             "phase": roots.phase.value,
-            "roots": [_described(one, signs=one is roots.signing.certificate) for one in roots.trusted],
+            "roots": [described(one, signs=one is roots.signing.certificate) for one in roots.trusted],
             "waitingFor": sorted(self.missing()) if roots.phase is Phase.DISTRIBUTING else [],
             "oldRootUntil": roots.old_until.isoformat().replace("+00:00", "Z") if roots.old_until else "",
         }
@@ -105,12 +118,3 @@ class Rotation:
                 if str(error) != told:
                     _log.warning("the root's replacement cannot go on: %s", error)
                 told = str(error)
-
-
-def _described(root: x509.Certificate, *, signs: bool) -> dict[str, Any]:
-    return {
-        "subject": root.subject.rfc4514_string(),
-        "fingerprint": root.fingerprint(hashes.SHA256()).hex(),
-        "notAfter": root.not_valid_after_utc.isoformat().replace("+00:00", "Z"),
-        "signs": signs,
-    }

@@ -65,7 +65,7 @@ def certificate_handler(
     response_type = message("istio.v1.auth.IstioCertificateResponse")
 
     async def create_certificate(request: Any, context: Any) -> Any:
-        caller = await authenticator.grpc_caller(context)
+        caller = await authenticator.grpc_caller(context, joining=True)
         try:
             now = clock()
             chain = _issue(authority(), caller, request, now)

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any
 
 from meshlib.errors import ConfigurationError, MeshError
@@ -20,7 +21,7 @@ from .access.roles import Act, Subject
 from .access.token_wish import TokenWish
 from .access.words import OUR_GROUP, resource_of
 from .analyze import analyze
-from .ca_rotation import Rotation
+from .ca_rotation import Replacing
 from .configured import TYPES, asked_kinds
 from .effective import findings as not_effective
 from .intake import accept
@@ -59,7 +60,7 @@ class Desk:
         issuer: makes join tokens.
         proxies: rows of `ps`.
         explain: answers POST /v1/explain.
-        rotation: replaces the root.
+        rotation: replaces the authority.
         configurations: what the clients of a name were sent, by name and types; empty: nobody of that name is connected.
         edges: who talks to whom.
         clock: the time of day, UTC.
@@ -71,9 +72,10 @@ class Desk:
     issuer: TokenIssuer
     proxies: Callable[[], list[dict[str, Any]]]
     explain: Callable[[Any], dict[str, Any]]
+    authorize: Callable[[Any], dict[str, Any]]
     configurations: Callable[[str, Sequence[str]], list[dict[str, Any]]]
     edges: Callable[[], list[dict[str, Any]]]
-    rotation: Rotation
+    rotation: Replacing
     clock: Callable[[], datetime]
 
     @property
@@ -189,6 +191,11 @@ class Desk:
         self._gate(subject).require(Act("create", OUR_GROUP, "explanations", body.namespace))
         return self.explain(body)
 
+    def authorized(self, subject: Subject, body: Any) -> dict[str, Any]:
+        """Answers `authz check`. Raises Forbidden."""
+        self._gate(subject).require(Act("create", OUR_GROUP, "authorizations", body.namespace))
+        return self.authorize(body)
+
     def configuration(self, subject: Subject, name: str, types: str) -> list[dict[str, Any]]:
         """What the clients of a name were sent, acknowledged and should have; one entry per stream.
 
@@ -206,7 +213,7 @@ class Desk:
         gate = self._gate(subject)
         found = [one for one in found if gate.allows(Act("get", OUR_GROUP, "proxies", one["namespace"]))]
         if not found:
-            raise NotFound(f"no client {name} is connected", "meshlib ps")
+            raise NotFound(f"no client {name} is connected", _near(name, self.connected(subject)))
         return found
 
     def create_token(self, subject: Subject, wish: TokenWish) -> dict[str, Any]:
@@ -260,6 +267,13 @@ class Desk:
             if _is_asked(key, kind, namespace, name) and gate.visible(key):
                 return key
         raise NotFound(f"there is no {kind} {namespace}/{name}")
+
+
+def _near(name: str, rows: Iterable[dict[str, Any]]) -> str:
+    """Where to find the right name: instances often end with something that nobody types."""
+    names = [row["name"] for row in rows]
+    near = sorted({one for one in names if one.startswith(name)}) or get_close_matches(name, names)
+    return f"{near[0]}  (all names: meshlib ps)" if near else "meshlib ps"
 
 
 def _author(subject: Subject, client: str) -> str:

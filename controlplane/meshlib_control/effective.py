@@ -36,6 +36,29 @@ _POLICY_FIELDS: Final = (
     "tls.mode",
     "tls.subjectAltNames",
     "connectionPool.tcp.connectTimeout",
+    "connectionPool.tcp.maxConnections",
+    "connectionPool.tcp.tcpKeepalive",
+    "connectionPool.tcp.maxConnectionDuration",
+    "connectionPool.tcp.idleTimeout",
+    "connectionPool.http.http1MaxPendingRequests",
+    "connectionPool.http.http2MaxRequests",
+    "connectionPool.http.maxRequestsPerConnection",
+    "connectionPool.http.maxRetries",
+    "connectionPool.http.idleTimeout",
+    *(
+        f"outlierDetection.{name}"
+        for name in (
+            "splitExternalLocalOriginErrors",
+            "consecutiveLocalOriginFailures",
+            "consecutiveGatewayErrors",
+            "consecutive5xxErrors",
+            "interval",
+            "baseEjectionTime",
+            "maxEjectionPercent",
+            "minHealthPercent",
+            "outlierDetectionHttpErrorCodes",
+        )
+    ),
 )
 
 HONOURED: Final[Mapping[str, frozenset[str]]] = {
@@ -87,6 +110,7 @@ HONOURED: Final[Mapping[str, frozenset[str]]] = {
             "spec.subsets[].name",
             "spec.subsets[].labels",
             *(f"{policy}.{name}" for policy in _POLICIES for name in _POLICY_FIELDS),
+            *(f"{policy}.retryBudget.{name}" for policy in _POLICIES[::2] for name in ("percent", "minRetryConcurrency")),
         }
     ),
     "ServiceEntry": frozenset(

@@ -19,3 +19,7 @@ class CannotStart(SettingsError):
         super().__init__(f"{problem}. Try: {advice}")
         self.problem = problem
         self.advice = advice
+
+
+class WrongOption(CannotStart):
+    """An option's value is none."""

@@ -115,7 +115,7 @@ def _explanation(found: Explanation) -> dict[str, Any]:
         "host": found.virtual_host,
         "domain": found.domain,
         "route": found.route,
-        "origin": _origin(found.origin),
+        "origin": origin_data(found.origin),
         "considered": [_considered(entry) for entry in found.considered],
         "targets": [_target(target) for target in found.targets],
         "timeoutSeconds": found.timeout,
@@ -126,7 +126,7 @@ def _explanation(found: Explanation) -> dict[str, Any]:
 
 
 def _considered(entry: Considered) -> dict[str, Any]:
-    return {"route": entry.route, "matched": entry.matched, "reason": entry.reason, "origin": _origin(entry.origin)}
+    return {"route": entry.route, "matched": entry.matched, "reason": entry.reason, "origin": origin_data(entry.origin)}
 
 
 def _target(target: Target) -> dict[str, Any]:
@@ -140,11 +140,12 @@ def _target(target: Target) -> dict[str, Any]:
         ],
         "identities": list(target.identities),
         "problem": target.problem,
-        "origin": _origin(target.origin),
+        "origin": origin_data(target.origin),
     }
 
 
-def _origin(origin: Origin | None) -> dict[str, Any] | None:
+def origin_data(origin: Origin | None) -> dict[str, Any] | None:
+    """Where something was written down, as JSON has it."""
     if origin is None:
         return None
     return {"object": origin.object, "file": origin.file, "line": origin.line, "field": origin.field}

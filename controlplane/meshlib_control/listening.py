@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import CannotStart
+from .errors import CannotStart, WrongOption
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ def parse_address(text: str, option: str) -> Address:
         option: which option said so, for the error.
 
     Raises:
-        CannotStart: it is not of that form.
+        WrongOption: it is not of that form.
     """
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise CannotStart(f"{option} {text!r} is no address", f"write HOST:PORT, for example {option} 127.0.0.1:15012")
+        raise WrongOption(f"{option} {text!r} is no address", f"write HOST:PORT, for example {option} 127.0.0.1:15012")
     return Address(host, int(port))
 
 

@@ -231,6 +231,7 @@ class World:
         roots: PEM of the certificates that prove everybody in the mesh.
         key_sets: keys of issuers of tokens, as far as they could be fetched: JSON Web Key Sets.
         key_problems: why they could not be fetched the last time.
+        revoked: PEM of lists of certificates that count no more; empty: nothing is checked.
         mesh: what holds for the mesh as a whole (`mesh_config`).
     """
 
@@ -243,6 +244,7 @@ class World:
     roots: str = ""
     key_sets: Mapping[KeySource, str] = field(default_factory=lambda: MappingProxyType({}))
     key_problems: Mapping[KeySource, str] = field(default_factory=lambda: MappingProxyType({}))
+    revoked: str = ""
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def of_kind(self, kind: str) -> list[MeshObject]:

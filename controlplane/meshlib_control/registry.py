@@ -47,11 +47,11 @@ class Registry:
         self._listeners: list[Callable[[], None]] = []
         self._revision = 0
 
-    def trust(self, roots: str) -> None:
-        """Other roots prove everybody from now on. The next world says so."""
+    def trust(self, roots: str, revoked: str = "") -> None:
+        """Other roots prove everybody from now on, but for what is revoked. The next world says so."""
         with self._lock:
-            self._empty = replace(self._empty, roots=roots)
-            self._index = replace(self._index, roots=roots)
+            self._empty = replace(self._empty, roots=roots, revoked=revoked)
+            self._index = replace(self._index, roots=roots, revoked=revoked)
         self._notify()
 
     def on_change(self, listener: Callable[[], None]) -> None:

@@ -24,11 +24,13 @@ from typing import Any
 
 from .access.credentials import Credentials
 from .api.app import create_app
-from .api.bodies import ExplainBody
+from .api.bodies import AuthzBody, ExplainBody
 from .authn import Authenticator
+from .authorizing import check_access, peer_called
 from .ca import CERTIFICATE_FILE
-from .ca_roots import open_roots
-from .ca_rotation import Rotation
+from .ca_plugged import PluggedAuthority
+from .ca_roots import KeptRoots, open_roots
+from .ca_rotation import Replacing, Rotation
 from .ca_service import Certificate, certificate_handler
 from .configured import configuration_data, is_called
 from .current import FILE as CURRENT_FILE
@@ -45,6 +47,7 @@ from .jwks import FILE as KEY_SETS_FILE
 from .jwks import KeySets
 from .listening import Address, listen, parse_address
 from .members import kept, recall
+from .mesh_config import mesh_config
 from .model import Node, World
 from .presentation import proxy_data
 from .private_file import replace_file
@@ -56,6 +59,7 @@ from .translate.resources import SECRET
 from .trust import KnownFiles, missing, roots_version
 from .trust_bundle import Widened
 from .trust_service import trust_handler
+from .used_tokens import UsedTokens
 from .xds.debounce import LONGEST, QUIET
 from .xds.exchange import SyncState
 from .xds.server import DiscoveryService
@@ -77,6 +81,7 @@ class ControlPlaneOptions:
         xds_mtls_address: where clients join that show a certificate instead of a token; empty: the port after the xDS port.
         server_names: further names for the server's certificate.
         trust_bundle: PEM file with further roots, see `trust_bundle`; None: only our own are trusted.
+        cacerts: a folder with an authority that somebody else made, see `ca_plugged`; None: our own.
         quiet, longest: debounce of pushes, seconds.
     """
 
@@ -88,6 +93,7 @@ class ControlPlaneOptions:
     xds_mtls_address: str = ""
     server_names: tuple[str, ...] = ()
     trust_bundle: Path | None = None
+    cacerts: Path | None = None
     trust_domain: str = "cluster.local"
     quiet: float = QUIET
     longest: float = LONGEST
@@ -163,14 +169,37 @@ class ControlPlane:
     async def _start(self, started: contextlib.AsyncExitStack) -> None:
         options, now = self.options, self._clock()
         started.enter_context(_exclusive(options.data))
-        kept_roots = open_roots(options.data, now, options.trust_domain)
-        roots = Widened(kept_roots, options.trust_bundle)
+
+        def untold() -> list[str]:
+            return list(_untold(discovery, registry, roots.current.roots_pem, files))
+
+        signing: KeptRoots | PluggedAuthority
+        rotation: Replacing
+        if options.cacerts is not None:
+            signing = rotation = PluggedAuthority(options.cacerts, options.data, self._clock, untold)
+        else:
+            signing = open_roots(options.data, now, options.trust_domain)
+            rotation = Rotation(signing, untold, self._clock)
+        roots = Widened(signing, options.trust_bundle)
         issuer = open_issuer(options.data)
         credentials = Credentials(open_admin_token(options.data), issuer, self._clock)
-        authenticator = Authenticator(issuer, options.trust_domain, self._clock, lambda: roots.current.roots_pem)
+        authenticator = Authenticator(
+            issuer,
+            options.trust_domain,
+            self._clock,
+            lambda: roots.current.roots_pem,
+            lambda: roots.current.revoked,
+            lambda: mesh_config(inventory.objects()).trust_domain_aliases,
+            UsedTokens(options.data),
+        )
         inventory = started.enter_context(open_inventory(options.data, options.config))
-        registry = Registry(trust_domain=options.trust_domain, roots=roots.current.roots_pem.decode())
-        roots.on_change(lambda: registry.trust(roots.current.roots_pem.decode()))
+        registry = Registry(trust_domain=options.trust_domain)
+
+        def trust() -> None:
+            registry.trust(roots.current.roots_pem.decode(), roots.current.revoked.decode())
+
+        trust()
+        roots.on_change(trust)
         issued, files = IssuedCertificates(), KnownFiles()
         certificate = RenewedCertificate(lambda: roots.current, self._names(), self._clock)
 
@@ -192,11 +221,6 @@ class ControlPlane:
             options.longest,
         )
         key_sets = KeySets(discovery.changed, options.data / KEY_SETS_FILE, lambda: self._clock().timestamp())
-
-        def untold() -> list[str]:
-            return list(_untold(discovery, registry, roots.current.roots_pem, files))
-
-        rotation = Rotation(kept_roots, untold, self._clock)
         desk = Desk(
             inventory=inventory,
             world=world,
@@ -204,6 +228,7 @@ class ControlPlane:
             issuer=issuer,
             proxies=lambda: [proxy_data(row, self._clock().timestamp()) for row in discovery.status()],
             explain=lambda body: _explain(world(), registry.nodes, body),
+            authorize=lambda body: _authorize(world(), registry.nodes, body, self._clock()),
             configurations=lambda name, kinds: _configurations(discovery, name, kinds),
             edges=lambda: [edge_data(edge) for edge in edges(discovery.configurations(lambda _: True))],
             rotation=rotation,
@@ -271,6 +296,14 @@ def _untold(discovery: DiscoveryService, registry: Registry, roots: bytes, files
     if discovery.snapshots.current.world.roots != roots.decode():
         states = [(node, state and SyncState.STALE) for node, state in states]  # published in a moment
     return missing(states, registry.members, files, roots_version(roots))
+
+
+def _authorize(world: World, nodes: Sequence[Node], body: AuthzBody, now: datetime) -> dict[str, Any]:
+    peer = peer_called(body.caller, body.namespace, world.trust_domain, body.address)
+    request = question(body.method, body.url, body.headers)
+    answers = check_access(world, nodes, request, peer, body.namespace, now.timestamp())
+    told = {"method": request.method, "url": body.url, "headers": body.headers}
+    return {"request": told, "peer": peer.spiffe_id, "answers": answers}
 
 
 def _configurations(discovery: DiscoveryService, name: str, kinds: Sequence[str]) -> list[dict[str, Any]]:

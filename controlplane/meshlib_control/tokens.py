@@ -28,6 +28,7 @@ from .private_file import read_private, write_private
 
 ISSUER = "meshlib"
 AUDIENCE = "istio-ca"  # what Istio's CA expects
+ONCE = "meshlib.once"  # a claim of ours
 KEY_FILE = "token-key.pem"
 ADMIN_FILE = "admin.token"
 
@@ -64,11 +65,16 @@ class TokenNotYetValid(CredentialError):
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """Whom a token stands for, and until when."""
+    """Whom a token stands for, and until when.
+
+    Args:
+        once: the token's number if it counts once; empty: it counts as often as it is shown.
+    """
 
     namespace: str
     name: str
     expires: datetime
+    once: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +88,25 @@ class TokenIssuer:
         """Names the key in a token's header: the key's RFC 7638 thumbprint."""
         return self.key.thumbprint()
 
-    def create(self, namespace: str, service_account: str, now: datetime, lifetime: timedelta = DEFAULT_LIFETIME) -> str:
+    def create(
+        self,
+        namespace: str,
+        service_account: str,
+        now: datetime,
+        lifetime: timedelta = DEFAULT_LIFETIME,
+        *,
+        once: bool = False,
+    ) -> str:
         """A token for a service account.
+
+        Args:
+            once: it is good for one certificate (`used_tokens`).
 
         Raises:
             SettingsError: a name that Kubernetes would not allow, or a lifetime outside one second to a year.
         """
-        return self.sign(AUDIENCE, account_subject(namespace, service_account), now, lifetime)
+        claims = {ONCE: True} if once else {}
+        return self.sign(AUDIENCE, account_subject(namespace, service_account), now, lifetime, **claims)
 
     def sign(self, audience: str, subject: str, now: datetime, lifetime: timedelta, **claims: object) -> str:
         """A token for a use.
@@ -102,7 +120,8 @@ class TokenIssuer:
         """
         if not timedelta(seconds=1) <= lifetime <= LONGEST_LIFETIME:
             raise SettingsError(
-                f"a token lives between 1s and {LONGEST_LIFETIME.days}d, not {lifetime}. Write for example 24h"
+                f"a token lives between 1s and {LONGEST_LIFETIME.days}d, not {lifetime.total_seconds():.0f}s. "
+                "Write for example 24h"
             )
         issued = int(now.timestamp())
         every = {
@@ -125,7 +144,7 @@ class TokenIssuer:
         """
         claims = self.claims(token, AUDIENCE, now)
         namespace, name = _subject(claims)
-        return ServiceAccount(namespace, name, _moment(claims, "exp"))
+        return ServiceAccount(namespace, name, _moment(claims, "exp"), _number(claims) if claims.get(ONCE) else "")
 
     def claims(self, token: str, audience: str, now: datetime) -> Mapping[str, Any]:
         """What a token says, once it is known to be ours, for this use, and valid now.
@@ -243,6 +262,13 @@ def account_subject(namespace: str, service_account: str) -> str:
     """
     _check_names(namespace, service_account)
     return f"system:serviceaccount:{namespace}:{service_account}"
+
+
+def _number(claims: Mapping[str, Any]) -> str:
+    number = claims.get("jti")
+    if not isinstance(number, str) or not number:
+        raise MalformedToken(f"the token counts once and has no number in 'jti'. {_NEW_ONE} NAME")
+    return number
 
 
 def _check_names(namespace: str, service_account: str) -> None:

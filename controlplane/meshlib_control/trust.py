@@ -22,7 +22,7 @@ MOST = 50_000  # files noted, the least recent are forgotten
 
 
 def roots_version(roots: bytes) -> str:
-    """Names a text of roots: equal texts have equal versions."""
+    """Names a text of roots: equal texts have equal versions. What is revoked does not count: files have no place for it."""
     return hashlib.blake2b(roots, digest_size=8).hexdigest()
 
 

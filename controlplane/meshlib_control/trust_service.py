@@ -41,7 +41,7 @@ def trust_handler(roots: Callable[[], bytes], authenticator: Authenticator, file
         if request.version_info:
             files.note(caller.spiffe_id, request.node.id, request.version_info)
         pem = roots()
-        secret = message(_SECRET)(name=ROOTS, validation_context=validation(pem.decode()))
+        secret = message(_SECRET)(name=ROOTS, validation_context=validation(pem.decode(), ""))
         return response_type(version_info=roots_version(pem), type_url=type_url(_SECRET), resources=[pack(secret)])
 
     method = grpc.unary_unary_rpc_method_handler(

@@ -8,7 +8,8 @@ to the wrong place. Settings that change no decision of ours (statistics prefixe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -22,6 +23,8 @@ from meshlib.config.model import OutboundListener, PeerMode
 from meshlib.config.policy import InboundListener
 from meshlib.config.subscription import Kind, Value
 from meshlib.errors import ConfigurationError
+
+_SPIFFE_PREFIX = re.compile(r"spiffe://([a-z0-9._-]+)/")
 
 TYPE_URLS: Mapping[Kind, str] = {
     Kind.LISTENER: TYPE_PREFIX + "envoy.config.listener.v3.Listener",
@@ -62,7 +65,8 @@ def _outbound_listener(listener: Any) -> OutboundListener:
 def _inbound_listener(listener: Any) -> InboundListener:
     filters, normalization = inbound_policy(listener.filter_chains)
     mode, origin = _peer_mode(listener.filter_chains), fields.origin(listener.metadata)
-    return InboundListener(listener.name, mode, origin, filters, normalization)
+    origins, domains = fields.origins(listener.metadata), frozenset(_trust_domains(listener.filter_chains))
+    return InboundListener(listener.name, mode, origin, filters, normalization, origins, domains)
 
 
 def _peer_mode(chains: Any) -> PeerMode:
@@ -70,6 +74,20 @@ def _peer_mode(chains: Any) -> PeerMode:
     if secured == {True, False}:
         return PeerMode.PERMISSIVE
     return PeerMode.STRICT if True in secured else PeerMode.DISABLE
+
+
+def _trust_domains(chains: Any) -> Iterator[str]:
+    """Those whose members may come in: `prefix: spiffe://cluster.local/` among the matchers of a peer's names."""
+    for index, chain in enumerate(chains):
+        place = f"filter_chains[{index}].transport_socket"
+        if not _is_mutual_tls(chain, f"filter_chains[{index}]"):
+            continue
+        validation = fields.unpacked(chain.transport_socket.typed_config, place).common_tls_context.combined_validation_context
+        for matcher in validation.default_validation_context.match_typed_subject_alt_names:
+            found = _SPIFFE_PREFIX.fullmatch(matcher.matcher.prefix)
+            if found is None:
+                raise ConfigurationError("peers are told apart by trust domain only: prefix: spiffe://DOMAIN/", field=place)
+            yield found[1]
 
 
 def _is_mutual_tls(chain: Any, place: str) -> bool:

@@ -51,7 +51,19 @@ def enum_name(owner: Any, name: str) -> str:
 
 def origin(metadata: Any) -> Origin | None:
     """What in which file said so, from our own metadata; None if the control plane does not tell."""
-    own = metadata.filter_metadata["meshlib"].fields if "meshlib" in metadata.filter_metadata else {}
+    return _origin(metadata.filter_metadata["meshlib"].fields) if "meshlib" in metadata.filter_metadata else None
+
+
+def origins(metadata: Any) -> dict[str, Origin]:
+    """The same for each policy of an inbound listener, by its name."""
+    if "meshlib.policies" not in metadata.filter_metadata:
+        return {}
+    told = metadata.filter_metadata["meshlib.policies"].fields
+    found = ((name, _origin(value.struct_value.fields)) for name, value in told.items())
+    return {name: one for name, one in found if one is not None}
+
+
+def _origin(own: Any) -> Origin | None:
     if "object" not in own:
         return None
     return Origin(

@@ -87,7 +87,7 @@ def _header_condition(header: Any, place: str) -> tuple[StringMatch, bool]:
     if form == "present_match":
         return StringMatch(MatchKind.PRESENT), not header.present_match
     if form == "string_match":
-        return _string(header.string_match, f"{place}.string_match"), False
+        return string_match(header.string_match, f"{place}.string_match"), False
     if form == "safe_regex_match":
         return _regex(header.safe_regex_match.regex, f"{place}.safe_regex_match"), False
     if form in _OLD_FORMS:
@@ -103,7 +103,7 @@ def query_match(query: Any, place: str) -> QueryMatch:
     if form == "present_match" and not query.present_match:
         raise ConfigurationError("present_match: false is not supported", field=f"{place}.present_match")
     if form == "string_match":
-        return QueryMatch(query.name, _string(query.string_match, f"{place}.string_match"))
+        return QueryMatch(query.name, string_match(query.string_match, f"{place}.string_match"))
     return QueryMatch(query.name, StringMatch(MatchKind.PRESENT))
 
 
@@ -115,7 +115,8 @@ _STRING_FORMS = {
 }
 
 
-def _string(matcher: Any, place: str) -> StringMatch:
+def string_match(matcher: Any, place: str) -> StringMatch:
+    """One comparison of a text (type.matcher.v3.StringMatcher)."""
     form = matcher.WhichOneof("match_pattern")
     if form == "safe_regex":
         return _regex(matcher.safe_regex.regex, f"{place}.safe_regex")
@@ -134,21 +135,22 @@ def _regex(text: str, place: str) -> StringMatch:
     if not text or len(text) > LONGEST_REGEX:
         raise ConfigurationError(f"a regular expression has 1 to {LONGEST_REGEX} characters", field=place)
     try:
-        return StringMatch(MatchKind.REGEX, text, pattern=_compiled(text))
+        return StringMatch(MatchKind.REGEX, text, pattern=compiled(text))
     except ValueError as error:
         raise ConfigurationError(f"not a regular expression of RE2: {error}", field=place) from error
 
 
 @lru_cache(maxsize=1024)  # the same expressions come again with every change of a route
-def _compiled(text: str) -> Pattern:
+def compiled(text: str) -> Pattern:
+    """A regular expression of RE2 that reads bytes. Raises ValueError with its complaint."""
     import re2  # here, because most meshes have no regular expression and the import costs milliseconds
 
     options = re2.Options()
     options.log_errors = False
     options.encoding = re2.Options.Encoding.LATIN1  # Envoy's build reads bytes: `.` is one of them, whatever they stand for
     try:
-        compiled: Pattern = re2.compile(text.encode(), options)
+        found: Pattern = re2.compile(text.encode(), options)
     except re2.error as error:
         reason = error.args[0] if error.args else error
         raise ValueError(reason.decode() if isinstance(reason, bytes) else str(reason)) from error
-    return compiled
+    return found

@@ -11,6 +11,7 @@ from typing import Any
 from meshlib.config import decode_fields as fields
 from meshlib.config.decode_jwt import jwt_authn
 from meshlib.config.decode_rate_limit import global_rate_limit, local_rate_limit
+from meshlib.config.decode_rbac import rbac
 from meshlib.config.messages import TYPE_PREFIX
 from meshlib.config.policy import AS_WRITTEN, EscapedSlashes, Filter, Normalization
 from meshlib.errors import ConfigurationError
@@ -24,6 +25,7 @@ def _nothing(body: Any, place: str) -> None:
 
 _DECODERS: Mapping[str, Callable[[Any, str], Filter | None]] = {
     "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication": jwt_authn,
+    "envoy.extensions.filters.http.rbac.v3.RBAC": rbac,
     "envoy.extensions.filters.http.router.v3.Router": _nothing,
 }
 """By message; a decoder gives None for a filter that says nothing to us."""

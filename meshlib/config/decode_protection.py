@@ -43,11 +43,12 @@ def outlier_detection(message: Any) -> OutlierDetection | None:
     given, default = message.outlier_detection, OutlierDetection()
     _refuse_statistics(given)
     base = fields.seconds(given, "base_ejection_time", "outlier_detection") or default.base_ejection_time
+    split = given.split_external_local_origin_errors
     return OutlierDetection(
         consecutive_5xx=_errors(given, "consecutive_5xx", 100),
         consecutive_gateway_errors=_errors(given, "consecutive_gateway_failure", 0),
-        consecutive_local_origin_failures=_errors(given, "consecutive_local_origin_failure", 100),
-        split=given.split_external_local_origin_errors,
+        consecutive_local_origin_failures=_errors(given, "consecutive_local_origin_failure", 100) if split else 0,
+        split=split,
         interval=fields.seconds(given, "interval", "outlier_detection") or default.interval,
         base_ejection_time=base,
         max_ejection_time=fields.seconds(given, "max_ejection_time", "outlier_detection")

@@ -75,25 +75,29 @@ def is_assertion(credential: str) -> bool:
     return "x5c" in _header(credential)
 
 
-def verify(credential: str, roots_pem: bytes, trust_domain: str, now: float) -> SpiffeId:
+def verify(
+    credential: str, roots_pem: bytes, trust_domains: tuple[str, ...], now: float, revoked_pem: bytes = b""
+) -> SpiffeId:
     """Whom an assertion stands for.
 
     Args:
         roots_pem: our own roots.
-        trust_domain: the only one whose identities count.
+        trust_domains: those whose identities count; the mesh's own first.
         now: seconds since the epoch.
+        revoked_pem: lists of certificates that count no more; empty: there are none.
 
     Raises:
         AssertionRefused: it is malformed, too long, signed by another key; its chain, identity, audience or times are wrong.
     """
     chain = _chain(credential)
     try:
-        proven = proven_leaf(chain, roots_pem, now, CLOCK_SKEW)
+        proven = proven_leaf(chain, roots_pem, now, CLOCK_SKEW, revoked_pem)
         identity = SpiffeId.parse(proven.leaf.spiffe_id)
     except IdentityError as error:
         raise AssertionRefused(f"{error}. {_AGAIN} NAME") from error
-    if identity.trust_domain != trust_domain:
-        raise AssertionRefused(f"the certificate is of trust domain {identity.trust_domain!r}, this one is {trust_domain!r}")
+    if identity.trust_domain not in trust_domains:
+        found, own = identity.trust_domain, trust_domains[0]
+        raise AssertionRefused(f"the certificate is of trust domain {found!r}, this one is {own!r}")
     claims = _signed_claims(credential, proven)
     _check_purpose(claims, proven.leaf.spiffe_id)
     _check_times(claims, now)

@@ -19,6 +19,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from meshlib.errors import IdentityError
 from meshlib.identity.leaf import UNREADABLE, Leaf, leaf_from_der
+from meshlib.identity.revocation import refuse_revoked
 from meshlib.identity.rotation import Validity, explain, judge
 
 
@@ -35,17 +36,18 @@ class ProvenLeaf:
     key_pem: bytes
 
 
-def proven_leaf(chain: Sequence[bytes], roots_pem: bytes, now: float, skew: float) -> ProvenLeaf:
+def proven_leaf(chain: Sequence[bytes], roots_pem: bytes, now: float, skew: float, revoked_pem: bytes = b"") -> ProvenLeaf:
     """The leaf of a chain, if the root vouches for it as a client of the mesh now.
 
     Args:
         chain: DER, leaf first, then intermediates; at least one.
         now: seconds since the epoch.
         skew: seconds by which the leaf's times may be missed.
+        revoked_pem: lists of certificates that count no more; empty: there are none.
 
     Raises:
-        IdentityError: the certificates cannot be read, do not lead to the root, are over or not for clients, the leaf names
-            none or several identities, or its key is not P-256.
+        IdentityError: the certificates cannot be read, do not lead to a root, are over, revoked or not for clients, the leaf
+            names none or several identities, or its key is not P-256.
     """
     try:
         leaf, *between = [x509.load_der_x509_certificate(der) for der in chain]
@@ -54,6 +56,7 @@ def proven_leaf(chain: Sequence[bytes], roots_pem: bytes, now: float, skew: floa
         facts = leaf_from_der(chain[0])
         _check_names(leaf)
         _check_use(leaf)
+        refuse_revoked(leaf.public_bytes(serialization.Encoding.PEM), revoked_pem)
         key_pem = _p256(leaf)
     except VerificationError as error:
         raise IdentityError(f"the certificate is not one that this root vouches for: {error}") from error

@@ -7,12 +7,13 @@ from meshlib.facts import Peer
 from meshlib.identity.leaf import leaf_from_der
 
 
-def peer_from_der(der: bytes, address: str = "") -> Peer:
+def peer_from_der(der: bytes, address: str = "", server_name: str = "") -> Peer:
     """The peer that showed a certificate.
 
     Args:
         der: its leaf, already verified by TLS; empty: it showed none.
         address: `ip:port` of the other side.
+        server_name: what it asked for in its hello.
 
     Raises:
         IdentityError: the certificate cannot be read or names a SPIFFE id beside another URI.
@@ -20,7 +21,7 @@ def peer_from_der(der: bytes, address: str = "") -> Peer:
     if not der:
         return Peer(address=address)
     leaf = leaf_from_der(der)
-    return Peer(leaf.spiffe_id, address, leaf.fingerprint)
+    return Peer(leaf.spiffe_id, address, leaf.fingerprint, server_name)
 
 
 def verify(der: bytes, expected: frozenset[str], address: str = "") -> Peer:

@@ -20,9 +20,10 @@ from typing import Any
 
 from meshlib.config.jwt import JwtAuthn
 from meshlib.config.model import Origin, PeerMode
-from meshlib.config.policy import AS_WRITTEN, Filter, InboundListener, Normalization
+from meshlib.config.policy import AS_WRITTEN, Filter, InboundListener, Normalization, Rbac
 from meshlib.config.rate_limit import GlobalRateLimit, LocalRateLimit
 from meshlib.facts import Peer
+from meshlib.inbound import authorize
 from meshlib.inbound.jwt import TokenCheck
 from meshlib.inbound.normalize import normalize
 from meshlib.inbound.rate_limit import ask_global, decide_local
@@ -32,18 +33,14 @@ Asking = Generator[Question, Answer, Denied | None]
 Step = Callable[[Visit], Denied | Asking | None]
 
 
-def _deciding(decide: Callable[[Any, Visit], Denied | Asking | None]) -> Callable[[Any], Step]:
-    """A filter that is a function of itself and the visit: `decide(filter, visit)`, or a generator if it has to ask."""
-    return lambda one: partial(decide, one)
-
-
 def _limiting(decide: Callable[[Any, Visit], Denied | Asking | None]) -> Callable[[Any], Step | None]:
-    """As `_deciding`; what the application asks for by itself is no step."""
+    """A filter that is a function of itself and the visit; what the application asks for by itself is no step."""
     return lambda one: None if one.of_application else partial(decide, one)
 
 
 _STEPS: Mapping[type[Filter], Callable[[Any], Step | None]] = {
     JwtAuthn: TokenCheck,
+    Rbac: authorize.step,
     LocalRateLimit: _limiting(decide_local),
     GlobalRateLimit: _limiting(ask_global),
 }
@@ -58,6 +55,8 @@ class InboundPort:
     origin: Origin | None = None
     filters: tuple[Filter, ...] = ()
     normalization: Normalization = AS_WRITTEN
+    origins: Mapping[str, Origin] = field(default_factory=dict, hash=False)
+    trust_domains: frozenset[str] = frozenset()
     steps: tuple[Step, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -67,7 +66,9 @@ class InboundPort:
 
 def port_of(listener: InboundListener) -> InboundPort:
     """The port that a listener describes."""
-    return InboundPort(listener.mode, listener.origin, listener.filters, listener.normalization)
+    return InboundPort(
+        listener.mode, listener.origin, listener.filters, listener.normalization, listener.origins, listener.trust_domains
+    )
 
 
 class Wire(Enum):
@@ -114,4 +115,10 @@ def _authenticate(port: InboundPort, peer: Peer) -> Denied | None:
     # A mutual TLS connection made before the mode became DISABLE may finish: it proved more than is asked for.
     if port.mode is PeerMode.STRICT and not peer.secured:
         return Denied("mutual TLS is STRICT here and the connection is plain text")
+    if port.trust_domains and peer.certificate_hash and _trust_domain(peer) not in port.trust_domains:
+        return Denied(f"the peer {peer.spiffe_id or 'without an identity'} is of another trust domain")
     return None
+
+
+def _trust_domain(peer: Peer) -> str:
+    return peer.spiffe_id.removeprefix("spiffe://").partition("/")[0]

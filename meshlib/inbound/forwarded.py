@@ -6,6 +6,8 @@ header is set from the connection's own certificate if there is one.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from meshlib.facts import Peer
 from meshlib.telemetry.records import REMOVED_HEADERS
 
@@ -28,6 +30,7 @@ def forwarded_client_cert(ours: str, peer: Peer) -> str | None:
     return f'By={ours};Hash={peer.certificate_hash};Subject="";URI={peer.spiffe_id}'
 
 
+@lru_cache(maxsize=1024)  # the same few names come with every request
 def forged(name: str) -> bool:
     """Whether a header says what only the mesh may say, and so is not believed from a client.
 
@@ -39,6 +42,7 @@ def forged(name: str) -> bool:
     return _plain(name) == HEADER
 
 
+@lru_cache(maxsize=1024)
 def withheld(name: str) -> bool:
     """Whether a header must not reach the application as the client sent it: forged, or meant for the mesh only."""
     return _plain(name) in WITHHELD

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshlib.facts import Headers, Peer, Request
@@ -24,9 +25,15 @@ class Visit:
     Attributes:
         metadata: Envoy's dynamic metadata: namespace -> value; one filter writes what a later one reads.
         response_headers: to add to the response, whoever answers.
+        notes: for the log.
+        guess: whether conditions on the authority are to hold as far as possible, or as little; None: they are judged.
+        knows_authority: whether the server was told the authority of the request.
     """
 
-    __slots__ = ("counting", "local_address", "metadata", "now", "peer", "request", "response_headers", "server_name")
+    __slots__ = (
+        "counting", "guess", "knows_authority", "local_address", "metadata", "notes", "now", "peer", "request",
+        "response_headers", "server_name",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -45,6 +52,9 @@ class Visit:
         self.counting = counting
         self.metadata: dict[str, Any] = {}
         self.response_headers: list[tuple[str, str]] = []
+        self.notes: list[str] = []
+        self.guess: bool | None = None
+        self.knows_authority = True
 
     def __repr__(self) -> str:
         return f"<Visit {self.request.method} {self.request.path} of {self.peer.spiffe_id or self.peer.address}>"
@@ -79,6 +89,8 @@ class Denied:
         flag: Envoy's response flag for the access log, `-` for none.
         detail: Envoy's response code details; empty: what follows from the flag.
         grpc_status: what a gRPC call ends with; None: what follows from the status.
+        policy: the policy that says so, if there is one.
+        why: tells more for the log, and may take its time.
     """
 
     reason: str
@@ -88,6 +100,8 @@ class Denied:
     flag: str = "-"
     detail: str = ""
     grpc_status: int | None = None
+    policy: str = ""
+    why: Callable[[Visit], str] | None = field(default=None, compare=False, repr=False)
 
     @property
     def words(self) -> str:

@@ -81,13 +81,14 @@ class Send:
     timeout: float | None
     headers: Headers
     request: Request
-    deadline: float | None = None
-    load: Load | None = None
+    deadline: float | None
+    load: Load
 
     @property
     def breaker(self) -> Breaker | None:
         """Limits on connections and on what waits for them; None: there are none."""
-        return self.load.protection.breaker if self.load is not None and self.load.protection is not None else None
+        protection = self.load.protection
+        return None if protection is None else protection.breaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +242,7 @@ class _Trip:
         "_destination",
         "_endpoint",
         "_limited_by_route",
+        "_request",
         "_retrying",
         "_route",
         "_tried",
@@ -252,6 +254,7 @@ class _Trip:
     def __init__(self, destination: Destination, chosen: Chosen, request: Request, balancers: Balancers, delayed: str) -> None:
         self._destination = destination
         self._route = chosen.route
+        self._request = request
         self._delayed = delayed
         self._endpoint: Endpoint | None = None
         self._tried: frozenset[Key] = frozenset()
@@ -305,14 +308,12 @@ class _Trip:
         if outliers is None:
             return
         if isinstance(outcome, Response):
-            outliers.answered(key, self._status(outcome), clock())
+            told = outcome.header("grpc-status") if is_grpc(self.terms.request) else None
+            status = outcome.status if told is None else http_status_of(told)
+            outliers.answered(key, status, clock(), grpc=told is not None)
         elif outcome.kind is FailureKind.CONNECT or (outcome.sent and outcome.kind is not FailureKind.OVERFLOW):
             timed_out = outcome.kind is FailureKind.TIMEOUT
             outliers.failed(key, clock(), connected=outcome.sent, timed_out=timed_out)
-
-    def _status(self, response: Response) -> int:
-        told = response.header("grpc-status") if is_grpc(self.terms.request) else None
-        return response.status if told is None else http_status_of(told)
 
     def may_retry(self, load: Load) -> bool:
         """Whether the circuit breaker allows one more try; it counts until `settle_retry`."""
@@ -351,7 +352,9 @@ class _Trip:
 
     def _sighting(self, flag: str, detail: str, cluster: str) -> Sighting:
         endpoint = "" if self._endpoint is None else str(self._endpoint)
-        return Sighting(self._destination.authority, self._route.name, cluster, endpoint, self.attempt, flag, detail)
+        asked, route = self._request, self._route.name
+        authority = self._destination.authority
+        return Sighting(authority, route, cluster, endpoint, self.attempt, flag, detail, asked.method, asked.path)
 
 
 def balancer_for(destination: Destination, cluster: Cluster, balancers: Balancers) -> Balancer:

@@ -1,8 +1,10 @@
 """The most that may be under way to a cluster (Envoy's circuit breakers), and what is.
 
 Rule 1: what is beyond a limit is refused at once, and never tried again.
-Rule 2: over HTTP/1.1 a request is pending from when it finds no idle connection until it has one, made or freed; from then on
-it is under way, until its response ends. Over HTTP/2 it shares a connection and is never pending.
+Rule 2: over HTTP/1.1 a request is pending while it waits for a connection that others use, or, where connections have no limit
+of their own, while one is made for it; then it is under way, until its response ends. Envoy counts the making in any case. In
+a process that would refuse most of what it could do: a caller is back before a handshake is over.
+Over HTTP/2 it shares a connection and is never pending.
 Rule 3: a retry counts from its decision until the next one.
 Rule 4: a retry budget replaces the limit on retries: a share of what is under way and pending, and always a few.
 
@@ -11,7 +13,7 @@ Threads share the counts and take no lock: what enters looks at the count afterw
 
 from __future__ import annotations
 
-from meshlib.config.protection import CircuitBreakers
+from meshlib.config.protection import UNLIMITED, CircuitBreakers
 
 
 class Meter:
@@ -78,6 +80,11 @@ class Breaker:
         if first:
             self.connections.add()
         return first
+
+    @property
+    def pends_while_connecting(self) -> bool:
+        """Whether a request counts as pending while its connection is made."""
+        return self.limits.max_connections == UNLIMITED
 
     def pend(self) -> bool:
         """Whether a request may wait for a connection; it counts until `pending.leave`."""

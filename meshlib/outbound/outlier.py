@@ -23,7 +23,7 @@ Key = tuple[str, int]
 
 _GATEWAY_ERRORS = frozenset({502, 503, 504})
 _TIMED_OUT, _NOT_CONNECTED = 504, 503
-_MATCHED, _NOT_MATCHED = 500, 200  # what Envoy makes of statuses where the errors are listed
+_LISTED, _NOT_LISTED = 500, 200  # what Envoy makes of statuses where the errors are listed
 
 
 @dataclass(slots=True)
@@ -69,14 +69,20 @@ class Outliers:
         self._records = {key: self._records.get(key) or _Record() for key in keys}
         self._publish()
 
-    def answered(self, key: Key, status: int, now: float) -> None:
-        """An endpoint answered with a status; of a gRPC answer: with the status that says the same."""
+    def answered(self, key: Key, status: int, now: float, *, grpc: bool = False) -> None:
+        """An endpoint answered.
+
+        Args:
+            grpc: `status` is the one that says the same as a gRPC status; a list of error codes does not concern it.
+        """
         record = self._records.get(key)
         if record is None:
             return
         record.consecutive_local_origin_failures = 0
         codes = self._config.error_codes
-        self._count(record, (_MATCHED if status in codes else _NOT_MATCHED) if codes else status, now)
+        if codes and not grpc:
+            status = max(status, _LISTED) if status in codes else _NOT_LISTED
+        self._count(record, status, now)
 
     def failed(self, key: Key, now: float, *, connected: bool, timed_out: bool = False) -> None:
         """A try at an endpoint ended without an answer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, TypeVar
@@ -41,9 +42,23 @@ async def answer_async(mesh: Mesh, question: Question) -> Answer:
     return nobody(question)
 
 
+def tell(log: logging.Logger, port: InboundPort, visit: Visit, answer: Permit | Denied) -> None:
+    """Log why a request may not enter, and what dry runs of policies found."""
+    if (not visit.notes and not isinstance(answer, Denied)) or not log.isEnabledFor(logging.INFO):
+        return
+    request, peer = visit.request, visit.peer
+    what = f"{request.method} {request.path} from {peer.spiffe_id or peer.address}"
+    for note in visit.notes:
+        log.info("%s: %s", what, note)
+    if isinstance(answer, Denied):
+        origin = port.origins.get(answer.policy)
+        more = [f"{answer.policy} is {origin}"] if origin else []
+        log.info("refused %s: %s", what, "; ".join([answer.reason, *more, *([answer.why(visit)] if answer.why else [])]))
+
+
 def arrived(request: Request, peer: Peer, local_address: str, counting: Counting | None = None) -> Visit:
     """A request that is here now."""
-    return Visit(request, peer, local_address, "", time.time(), counting)
+    return Visit(request, peer, local_address, peer.server_name, time.time(), counting)
 
 
 def admit_sync(port: InboundPort, visit: Visit, ask: Callable[[Question], Answer] = nobody) -> Permit | Denied:

@@ -94,7 +94,8 @@ class CertificateAuthority:
             node=node, resource_names=[ROOTS], type_url=type_url(SECRET), version_info=held
         )
         answer = self._call(ROOTS_METHOD, question, "envoy.service.discovery.v3.DiscoveryResponse", timeout)
-        return roots_of(b"".join(one.value for one in answer.resources)), answer.version_info
+        roots, _ = roots_of(b"".join(one.value for one in answer.resources))
+        return roots, answer.version_info
 
     def _sign(self, csr: str, lifetime: float, timeout: float) -> list[str]:
         question = message("istio.v1.auth.IstioCertificateRequest")(csr=csr, validity_duration=round(lifetime))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Protocol
 
@@ -28,7 +29,7 @@ from meshlib.runtime.http1 import (
     request_head,
 )
 from meshlib.runtime.pool import Key, key_of
-from meshlib.runtime.timing import CallerTimeout, Limit, Patience, Timeout, TryTimeout, earliest
+from meshlib.runtime.timing import CallerTimeout, Limit, Patience, Timeout, TryTimeout, TurnTimeout, earliest
 from meshlib.runtime.tls import TlsLayer
 from meshlib.telemetry.details import VIA_UPSTREAM
 from meshlib.telemetry.records import Telemetry
@@ -169,13 +170,33 @@ class Call:
 
         return limit
 
+    def turn(self, ends: float | None) -> Limit:
+        """How long to wait for a connection that others use.
+
+        Args:
+            ends: when the route stops waiting for this try.
+        """
+        now, seconds = clock(), self.timeout.pool
+        return (
+            Limit(ends)
+            if seconds is None or (ends is not None and ends < now + seconds)
+            else Limit(now + seconds, "pool", seconds)
+        )
+
     def unconnected(self, error: Exception, seconds: float | None) -> Failure:
         """A try that got no connection.
 
         Args:
             seconds: what it was given.
+
+        Raises:
+            CallerTimeout: no try's failure but the caller's own.
         """
+        if isinstance(error, CallerTimeout):
+            raise error
         self.cause = error
+        if isinstance(error, TurnTimeout):
+            return Failure(FailureKind.TIMEOUT, _words(error), False, self._replayable)
         send = self._sent
         if isinstance(error, TimeoutError):
             kind = FailureKind.TIMEOUT if send and seconds == send.timeout else FailureKind.CONNECT
@@ -235,10 +256,12 @@ class Call:
         return error
 
     def _sighting(self, flag: str, detail: str) -> Sighting:
+        asked = self.request
+        seen = Sighting(asked.authority, flag=flag, detail=detail, method=asked.method, path=asked.path)
         if self._sent is None:
-            return Sighting(self.request.authority, flag=flag, detail=detail)
+            return seen
         send = self._sent
-        return Sighting(self.request.authority, "", send.cluster.name, str(send.endpoint), send.attempt, flag, detail)
+        return replace(seen, cluster=send.cluster.name, endpoint=str(send.endpoint), attempt=send.attempt)
 
 
 class Delivery:
@@ -265,10 +288,9 @@ class Delivery:
         return self._sighting(self._deliver.flag, VIA_UPSTREAM)
 
     def _sighting(self, flag: str, detail: str) -> Sighting:
-        to = self._deliver
-        return Sighting(
-            self._call.request.authority, to.route.name, to.cluster.name, str(to.endpoint), to.attempts, flag, detail
-        )
+        to, asked = self._deliver, self._call.request
+        place = (to.route.name, to.cluster.name, str(to.endpoint), to.attempts)
+        return Sighting(asked.authority, *place, flag, detail, asked.method, asked.path)
 
     def limit(self) -> Limit:
         """How long to wait for the next piece of the body."""
@@ -281,7 +303,7 @@ class Delivery:
 
     def complete(self) -> None:
         """The body ended as it should."""
-        self._end(self._deliver.flag or "-")
+        self._end(self._deliver.flag or "-", VIA_UPSTREAM)
 
     def left(self) -> None:
         """The caller did not wait for the end."""
@@ -293,11 +315,13 @@ class Delivery:
             self.left()  # cancelled, or the caller's own body failed
             return error.__cause__ or error if isinstance(error, BodyFailed) else error
         kind = _kind_of(error)
+        if kind is not UpstreamTimeout:
+            self._deliver.load.broken(clock())
         flag = joined_flags("DC" if isinstance(error, CallerTimeout) else kind.flag, self._deliver.flag)
         self._end(flag)
         return _from(kind(self._sighting(flag, f"while the response's body was read: {_words(error)}")), error)
 
-    def _end(self, flags: str) -> None:
+    def _end(self, flags: str, detail: str = "") -> None:
         to, call = self._deliver, self._call
         to.load.done()
         call.record.end(
@@ -309,6 +333,7 @@ class Delivery:
                 route=to.route.name,
                 attempts=to.attempts,
                 flags=flags,
+                detail=detail,
                 bytes_received=len(call.body) if isinstance(call.body, bytes) else call.framing.written,
                 bytes_sent=self._received,
                 local_address=self.local_address,
@@ -331,7 +356,8 @@ def replied(call: Call, reply: LocalReply) -> tuple[ResponseHead, Sighting]:
         )
     )
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
-    sighting = Sighting(call.request.authority, route, reply.cluster, flag=reply.flag, detail=reply.detail)
+    asked = call.request
+    sighting = Sighting(asked.authority, route, reply.cluster, "", 0, reply.flag, reply.detail, asked.method, asked.path)
     reason = HTTPStatus(reply.status).phrase if reply.status in _KNOWN else ""
     return ResponseHead(reply.status, reason.encode("ascii"), headers, "1.1"), sighting
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from meshlib.errors import IdentityError, NoCertificate
 from meshlib.identity.leaf import Leaf, leaf_from_pem
 from meshlib.identity.rotation import explain
+from meshlib.runtime.tls import note_server_name
 
 ALPN = ("istio-http/1.1", "istio", "http/1.1")
 """What Istio's sidecars offer each other; plain HTTP/1.1 last."""
@@ -78,6 +79,7 @@ class ClientTls:
 class _Generation:
     number: int
     identity: Identity
+    revoked: str
     servers: dict[Alpn, ssl.SSLContext]
     clients: dict[Alpn, ClientTls]
 
@@ -85,14 +87,14 @@ class _Generation:
         """Made when first needed: hardly any process speaks more than one protocol."""
         found = self.servers.get(alpn)
         if found is None:
-            found = self.servers.setdefault(alpn, _context(ssl.PROTOCOL_TLS_SERVER, self.identity, alpn))
+            found = self.servers.setdefault(alpn, _context(ssl.PROTOCOL_TLS_SERVER, self.identity, self.revoked, alpn))
         return found
 
     def client(self, alpn: Alpn) -> ClientTls:
         """As `server`."""
         found = self.clients.get(alpn)
         if found is None:
-            made = ClientTls(_context(ssl.PROTOCOL_TLS_CLIENT, self.identity, alpn), self.number)
+            made = ClientTls(_context(ssl.PROTOCOL_TLS_CLIENT, self.identity, self.revoked, alpn), self.number)
             found = self.clients.setdefault(alpn, made)
         return found
 
@@ -107,6 +109,7 @@ class Certificates:
     def __init__(self, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
         self._current: _Generation | None = None
+        self._revoked = ""
         self._servers: dict[Alpn, ssl.SSLContext] = {}
         self._changed = threading.Condition()
 
@@ -120,35 +123,46 @@ class Certificates:
         Raises:
             IdentityError: OpenSSL does not accept it: the key belongs to another certificate, for example.
         """
-        contexts = _context(ssl.PROTOCOL_TLS_SERVER, identity), _context(ssl.PROTOCOL_TLS_CLIENT, identity)
-        with self._changed:
-            return self._begin(identity, *contexts)
+        while True:
+            current, revoked = self._current, self._revoked
+            made = _made(current, identity, revoked)
+            with self._changed:
+                if self._current is current and self._revoked is revoked:  # else others came meanwhile
+                    return self._begin(made)
 
-    def trust(self, roots: str) -> bool:
+    def trust(self, roots: str, revoked: str = "") -> bool:
         """Other roots are to be trusted from now on. Whether another one signs, so that our certificate is to be renewed.
 
         Args:
             roots: PEM, the one that signs first.
+            revoked: PEM of lists of certificates that count no more; empty: nothing is checked.
 
         Raises:
-            IdentityError: they are no certificates.
+            IdentityError: they are no certificates, or no lists.
         """
         while True:
             current = self._current
-            if current is None or roots == current.identity.roots:
-                return False  # the first certificate brings its own
-            identity = replace(current.identity, roots=roots)
-            contexts = _context(ssl.PROTOCOL_TLS_SERVER, identity), _context(ssl.PROTOCOL_TLS_CLIENT, identity)
+            if current is None:  # the first certificate brings its own roots
+                _load_revoked(_bare(ssl.PROTOCOL_TLS_CLIENT, ALPN), revoked)
+                with self._changed:
+                    if self._current is None:
+                        self._revoked = revoked
+                        return False
+                continue
+            if (roots, revoked) == (current.identity.roots, current.revoked):
+                return False
+            made = _made(current, replace(current.identity, roots=roots), revoked)
             with self._changed:
                 if self._current is current:  # else a renewed certificate came meanwhile
-                    self._begin(identity, *contexts)
+                    self._begin(made)
                     return _first(roots) != _first(current.identity.roots)
 
-    def _begin(self, identity: Identity, server: ssl.SSLContext, client: ssl.SSLContext) -> int:
-        number = self._current.number + 1 if self._current else 1
-        self._current = _Generation(number, identity, {ALPN: server}, {ALPN: ClientTls(client, number)})
+    def _begin(self, made: _Generation) -> int:
+        self._current, self._revoked = made, made.revoked
+        for context in self._servers.values():
+            _look_up_revoked(context, made.revoked)
         self._changed.notify_all()
-        return number
+        return made.number
 
     def server_context(self, alpn: Alpn = ALPN) -> ssl.SSLContext:
         """The one context for listeners: hand it out once, it shows the newest generation at each handshake.
@@ -165,8 +179,10 @@ class Certificates:
 
     def _stable_context(self, alpn: Alpn) -> ssl.SSLContext:
         context = _bare(ssl.PROTOCOL_TLS_SERVER, alpn)
+        _look_up_revoked(context, self._revoked)
 
         def swap(session: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
+            note_server_name(session, name)
             current = self._current
             if current is None:
                 return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
@@ -249,8 +265,37 @@ def _bare(protocol: int, alpn: Alpn) -> ssl.SSLContext:
     return context
 
 
-def _context(protocol: int, identity: Identity, alpn: Alpn = ALPN) -> ssl.SSLContext:
+def _made(before: _Generation | None, identity: Identity, revoked: str) -> _Generation:
+    """The generation after another one. Its contexts are made now: so it is known that they can be."""
+    number = before.number + 1 if before else 1
+    server, client = (_context(side, identity, revoked) for side in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
+    return _Generation(number, identity, revoked, {ALPN: server}, {ALPN: ClientTls(client, number)})
+
+
+def _look_up_revoked(context: ssl.SSLContext, revoked: str) -> None:
+    """Every leaf is looked up in its issuer's list, or none is: OpenSSL refuses a leaf whose issuer gave no list.
+
+    To be said to listeners' contexts as well: a handshake takes such flags from the context that it began with.
+    """
+    if revoked:
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    else:
+        context.verify_flags &= ~ssl.VERIFY_CRL_CHECK_LEAF
+
+
+def _load_revoked(context: ssl.SSLContext, revoked: str) -> None:
+    if revoked:
+        try:
+            with _readable(revoked.encode()) as path:  # OpenSSL reads lists from files only
+                context.load_verify_locations(cafile=path)
+        except ssl.SSLError as error:
+            raise IdentityError(f"OpenSSL does not accept the revocation lists: {error}") from error
+    _look_up_revoked(context, revoked)
+
+
+def _context(protocol: int, identity: Identity, revoked: str, alpn: Alpn = ALPN) -> ssl.SSLContext:
     context = _bare(protocol, alpn)
+    _load_revoked(context, revoked)
     try:
         context.load_verify_locations(cadata=identity.roots)
         with _readable(identity.key + identity.chain.encode()) as path:

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from functools import partial
 
 from meshlib.config.snapshot import Absent
 from meshlib.errors import IdentityError
 from meshlib.facts import Failure, Request, Response
-from meshlib.outbound.exchange import Send, exchange
+from meshlib.outbound.exchange import OVERFLOW, Send, exchange
+from meshlib.outbound.limits import Breaker
 from meshlib.runtime.answer import Answer, Tries
-from meshlib.runtime.call import Call, Joined, clock
+from meshlib.runtime.call import Call, ClientTls, Joined, clock
 from meshlib.runtime.connection_async import AsyncConnection
 from meshlib.runtime.drive import drive_async
 from meshlib.runtime.http1 import BodyFailed, MalformedResponse
-from meshlib.runtime.pool import Pool
-from meshlib.runtime.timing import NO_TIMEOUT, Timeout
+from meshlib.runtime.pool import Key, Pool, worn
+from meshlib.runtime.timing import NO_TIMEOUT, Limit, Timeout, remaining
+from meshlib.runtime.turns import Slot, Turns
 from meshlib.telemetry import deadline
 
 AsyncBody = bytes | AsyncIterable[bytes] | None
@@ -35,6 +38,7 @@ class AsyncClient:
     def __init__(self, mesh: Joined) -> None:
         self._mesh = mesh
         self._pool: Pool[AsyncConnection] = Pool()
+        self._turns: Turns[AsyncConnection] = Turns()
         self._keeper: AsyncGenerator[None] | None = None
 
     def __repr__(self) -> str:
@@ -84,10 +88,13 @@ class AsyncClient:
         for connection in self._pool.drain():
             connection.close()
 
-    async def connection(self, call: Call, send: Send, *, fresh: bool) -> tuple[AsyncConnection, bool]:
-        """A connection for this try, and whether it was used before.
+    async def connection(
+        self, call: Call, send: Send, ends: float | None, *, fresh: bool
+    ) -> tuple[AsyncConnection, bool] | None:
+        """A connection for this try, and whether it was used before; None: too many requests wait for one.
 
         Args:
+            ends: when to wait no longer for one that others use.
             fresh: do not take an idle one.
 
         Raises:
@@ -96,24 +103,78 @@ class AsyncClient:
         key, tls = call.destined(send)
         if tls is not None:
             _close(self._pool.renew(tls.generation))
-        while not fresh:
+        idle = None if fresh else self._idle(key)
+        if idle is not None:
+            return idle, True
+        breaker = send.breaker
+        if breaker is None:
+            return await self._open(call, send, key, tls, self._pool.discard), False
+        turn = await self._turn(key, breaker, call.turn(ends))
+        if not isinstance(turn, Slot):
+            return None if turn is None else (turn, True)
+        return await self._made(call, send, key, tls, breaker, turn)
+
+    def _idle(self, key: Key) -> AsyncConnection | None:
+        while True:
             idle, old = self._pool.take(key, clock())
             _close(old)
-            if idle is None:
-                break
-            if idle.alive():
-                return idle, True
+            if idle is None or (idle.alive() and not worn(idle, clock())):
+                return idle
             idle.close()
+
+    async def _open(
+        self, call: Call, send: Send, key: Key, tls: ClientTls | None, lost: Callable[[AsyncConnection], None]
+    ) -> AsyncConnection:
         if self._keeper is None:
             self._keeper = _keep(self)
             await anext(self._keeper)
-        seconds = call.connect_seconds(send)
-        return await AsyncConnection.open(key, call.layer(send, tls), seconds, self._pool.discard), False
+        return await AsyncConnection.open(key, call.layer(send, tls), call.connect_seconds(send), lost)
+
+    async def _turn(self, key: Key, breaker: Breaker, limit: Limit) -> AsyncConnection | Slot | None:
+        """The right to make a connection, or, after a wait, one that somebody else needs no longer; None: too many wait."""
+        slot = self._turns.open(key, breaker)
+        if slot is not None:
+            return slot
+        waiter: asyncio.Future[AsyncConnection | Slot] = asyncio.get_running_loop().create_future()
+        if not self._turns.wait(key, waiter, breaker):
+            return None
+        try:
+            async with asyncio.timeout(remaining(limit.at, clock())):
+                return await waiter
+        except BaseException as error:
+            self._turns.leave(key, waiter)
+            if waiter.done() and not waiter.cancelled():  # it was our turn already: the next one's, then
+                turn = waiter.result()
+                turn.free() if isinstance(turn, Slot) else self.release(turn)
+            raise (limit.turn_error() if isinstance(error, TimeoutError) else error) from None
+
+    async def _made(
+        self, call: Call, send: Send, key: Key, tls: ClientTls | None, breaker: Breaker, slot: Slot
+    ) -> tuple[AsyncConnection, bool] | None:
+        pending = breaker.pends_while_connecting
+        if pending and not breaker.pend():
+            slot.free()
+            return None
+        try:
+            return await self._open(call, send, key, tls, partial(self._lost, slot)), False
+        except BaseException:
+            slot.free()
+            raise
+        finally:
+            if pending:
+                breaker.pending.leave()
+
+    def _lost(self, slot: Slot, connection: AsyncConnection) -> None:
+        self._pool.discard(connection)
+        slot.free()
 
     def release(self, connection: AsyncConnection) -> None:
         """Take back a connection whose exchange is over."""
         connection.finish()
-        _close(self._pool.give(connection, clock()) if connection.reusable else [connection])
+        if not connection.reusable or worn(connection, clock()):
+            connection.close()
+        elif connection.key.policy is None or not self._turns.hand(connection.key, connection):
+            _close(self._pool.give(connection, clock()))
 
 
 class _Journey(Tries[AsyncConnection]):
@@ -140,10 +201,16 @@ class _Journey(Tries[AsyncConnection]):
         """None: the connection had died while idle."""
         call, started = self._call, clock()
         try:
-            connection, reused = await self._client.connection(call, send, fresh=fresh)
+            found = await self._client.connection(call, send, ends, fresh=fresh)
         except (OSError, IdentityError) as error:
             return call.unconnected(error, call.connect_seconds(send))
-        if not reused:
+        if found is None:
+            return OVERFLOW
+        connection, reused = found
+        if send.breaker is not None and not send.load.begin():
+            self._client.release(connection)
+            return OVERFLOW
+        if not reused or send.breaker is not None:
             call.patience.extend(clock() - started)
         self._connection = connection
         try:

@@ -10,18 +10,22 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
 
 from meshlib.config.snapshot import Absent
 from meshlib.errors import IdentityError
 from meshlib.facts import Failure, Request, Response
-from meshlib.outbound.exchange import Send, exchange
+from meshlib.outbound.exchange import OVERFLOW, Send, exchange
+from meshlib.outbound.limits import Breaker
 from meshlib.runtime.answer import Answer, Tries
-from meshlib.runtime.call import Call, Joined, clock
+from meshlib.runtime.call import Call, ClientTls, Joined, clock
 from meshlib.runtime.connection_sync import SyncConnection
 from meshlib.runtime.drive import drive_sync
 from meshlib.runtime.http1 import BodyFailed, MalformedResponse
-from meshlib.runtime.pool import Pool
-from meshlib.runtime.timing import NO_TIMEOUT, Timeout
+from meshlib.runtime.pool import Key, Pool, worn
+from meshlib.runtime.timing import NO_TIMEOUT, Limit, Timeout, remaining
+from meshlib.runtime.turns import Slot, Turns
 from meshlib.telemetry import deadline
 
 SyncBody = bytes | Iterable[bytes] | None
@@ -83,36 +87,88 @@ class SyncClient:
             idle = self._pool.drain()
         _close(idle)
 
-    def connection(self, call: Call, send: Send, *, fresh: bool) -> tuple[SyncConnection, bool]:
-        """A connection for this try, and whether it was used before.
+    def connection(self, call: Call, send: Send, ends: float | None, *, fresh: bool) -> tuple[SyncConnection, bool] | None:
+        """A connection for this try, and whether it was used before; None: too many requests wait for one.
 
         Args:
+            ends: when to wait no longer for one that others use.
             fresh: do not take an idle one.
 
         Raises:
             OSError, IdentityError: there is none to be had.
         """
         key, tls = call.destined(send)
-        while not fresh:
+        idle = None if fresh else self._idle(key, tls)
+        if idle is not None:
+            return idle, True
+        breaker = send.breaker
+        if breaker is None:
+            return SyncConnection.open(key, call.layer(send, tls), call.connect_seconds(send)), False
+        turn = self._turn(key, breaker, call.turn(ends))
+        if not isinstance(turn, Slot):
+            return None if turn is None else (turn, True)
+        return self._made(call, send, key, tls, breaker, turn)
+
+    def _idle(self, key: Key, tls: ClientTls | None) -> SyncConnection | None:
+        while True:
             with self._lock:
                 old = self._pool.renew(tls.generation) if tls is not None else []
                 idle, older = self._pool.take(key, clock())
             _close(old + older)
-            if idle is None:
-                break
-            if idle.alive():
-                return idle, True
+            if idle is None or (idle.alive() and not worn(idle, clock())):
+                return idle
             idle.close()
-        return SyncConnection.open(key, call.layer(send, tls), call.connect_seconds(send)), False
+
+    def _turn(self, key: Key, breaker: Breaker, limit: Limit) -> SyncConnection | Slot | None:
+        """The right to make a connection, or, after a wait, one that somebody else needs no longer; None: too many wait."""
+        waiter: Future[SyncConnection | Slot] = Future()
+        with self._lock:
+            slot = self._turns.open(key, breaker)
+            if slot is not None:
+                return slot
+            if not self._turns.wait(key, waiter, breaker):
+                return None
+        try:
+            return waiter.result(remaining(limit.at, clock()))
+        except BaseException as error:
+            with self._lock:
+                self._turns.leave(key, waiter)
+            if waiter.done():  # it was our turn already: the next one's, then
+                turn = waiter.result()
+                self._lost(turn) if isinstance(turn, Slot) else self.release(turn)
+            raise (limit.turn_error() if isinstance(error, TimeoutError) else error) from None
+
+    def _made(
+        self, call: Call, send: Send, key: Key, tls: ClientTls | None, breaker: Breaker, slot: Slot
+    ) -> tuple[SyncConnection, bool] | None:
+        pending = breaker.pends_while_connecting
+        if pending and not breaker.pend():
+            self._lost(slot)
+            return None
+        try:
+            connection = SyncConnection.open(key, call.layer(send, tls), call.connect_seconds(send))
+        except BaseException:
+            self._lost(slot)
+            raise
+        finally:
+            if pending:
+                breaker.pending.leave()
+        connection.lost = partial(self._lost, slot)
+        return connection, False
+
+    def _lost(self, slot: Slot) -> None:
+        with self._lock:
+            slot.free()
 
     def release(self, connection: SyncConnection) -> None:
         """Take back a connection whose exchange is over."""
-        if connection.reusable:
-            with self._lock:
-                old = self._pool.give(connection, clock())
-            _close(old)
-        else:
+        if not connection.reusable or worn(connection, clock()):
             connection.close()
+            return
+        with self._lock:
+            handed = connection.key.policy is not None and self._turns.hand(connection.key, connection)
+            old = [] if handed else self._pool.give(connection, clock())
+        _close(old)
 
     def forget(self) -> None:
         """In a forked child: the connections are the parent's, and so may be a held lock. Nothing is said on them."""
@@ -123,7 +179,8 @@ class SyncClient:
 
     def _start_empty(self) -> None:
         self._pool: Pool[SyncConnection] = Pool()
-        self._lock = threading.Lock()
+        self._turns: Turns[SyncConnection] = Turns()
+        self._lock = threading.RLock()  # a forgotten response may be collected, and its connection closed, while it is held
 
 
 class _Journey(Tries[SyncConnection]):
@@ -150,10 +207,16 @@ class _Journey(Tries[SyncConnection]):
         """None: the connection had died while idle."""
         call, started = self._call, clock()
         try:
-            connection, reused = self._client.connection(call, send, fresh=fresh)
+            found = self._client.connection(call, send, ends, fresh=fresh)
         except (OSError, IdentityError) as error:
             return call.unconnected(error, call.connect_seconds(send))
-        if not reused:
+        if found is None:
+            return OVERFLOW
+        connection, reused = found
+        if send.breaker is not None and not send.load.begin():
+            self._client.release(connection)
+            return OVERFLOW
+        if not reused or send.breaker is not None:
             call.patience.extend(clock() - started)
         self._connection = connection
         try:

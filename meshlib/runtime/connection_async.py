@@ -16,6 +16,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 from meshlib.runtime.http1 import BodyFailed, Framing, MalformedResponse, PeerClosed, ResponseHead, ResponseParser
+from meshlib.runtime.keepalive import keep_alive
 from meshlib.runtime.pool import Key
 from meshlib.runtime.timing import Limit, remaining
 from meshlib.runtime.tls import TlsLayer, proven_identity
@@ -35,13 +36,15 @@ class AsyncConnection(asyncio.Protocol):
     Args:
         key: where it leads, and as whom.
         tls: the session to be; None: plain text.
-        lost: called once when the connection is gone.
+        lost: called when the connection is gone, or is going because of us; maybe both.
     """
 
     def __init__(self, key: Key, tls: TlsLayer | None, lost: Callable[[AsyncConnection], None]) -> None:
         self.key = key
         self.principal = ""
         self.local_address = ""
+        self.opened = time.monotonic()
+        self.served = 0
         self.parser = ResponseParser()
         self._loop = asyncio.get_running_loop()
         self._tls = tls
@@ -86,6 +89,7 @@ class AsyncConnection(asyncio.Protocol):
 
     async def _open(self) -> None:
         self._socket = await _connected(self._loop, self.key.address, self.key.port)
+        keep_alive(self._socket, self.key.policy)
         self._poll.register(self._socket, select.POLLIN)
         self.local_address = "{}:{}".format(*self._socket.getsockname())
         await self._loop.create_connection(lambda: self, sock=self._socket)
@@ -124,6 +128,7 @@ class AsyncConnection(asyncio.Protocol):
             BodyFailed: the caller's body raised, or does not fit its length.
         """
         self.parser.begin(method)
+        self.served += 1
         self._check()
         if body is None or (isinstance(body, bytes) and len(body) <= _AT_ONCE):
             self._write(head + body if body else head)
@@ -166,6 +171,7 @@ class AsyncConnection(asyncio.Protocol):
                 self._transport.write(self._tls.close())
             self._transport.close()
         self._error = self._error or PeerClosed("closed by us")
+        self._tell_lost(self)
 
     def abort(self) -> None:
         """Close at once: what is under way is of no interest."""
@@ -175,6 +181,7 @@ class AsyncConnection(asyncio.Protocol):
         elif self._socket is not None:
             self._socket.close()
         self._error = self._error or PeerClosed("aborted by us")
+        self._tell_lost(self)
 
     def abort_from_anywhere(self) -> None:
         """As `abort`, from any thread; after the end of the loop there is nothing left to close."""

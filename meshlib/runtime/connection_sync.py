@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from meshlib.runtime.http1 import BodyFailed, Framing, MalformedResponse, PeerClosed, ResponseHead, ResponseParser
+from meshlib.runtime.keepalive import keep_alive
 from meshlib.runtime.pool import Key
 from meshlib.runtime.timing import Limit, remaining
 from meshlib.runtime.tls import TlsLayer, proven_identity
@@ -29,12 +30,18 @@ class SyncConnection:
     Args:
         key: where it leads, and as whom.
         tls: the session to be; None: plain text.
+
+    Attributes:
+        lost: called when the connection is closed; None: nobody needs to know.
     """
 
     def __init__(self, key: Key, tls: TlsLayer | None, sock: socket.socket) -> None:
         self.key = key
         self.principal = ""
         self.local_address = "{}:{}".format(*sock.getsockname())
+        self.opened = time.monotonic()
+        self.served = 0
+        self.lost: Callable[[], None] | None = None
         self.parser = ResponseParser()
         self._tls = tls
         self._socket = sock
@@ -65,6 +72,7 @@ class SyncConnection:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(sock, key.policy)
             connection = cls(key, tls, sock)
             connection._shake(Limit(ends))
         except BaseException:
@@ -104,6 +112,7 @@ class SyncConnection:
         """
         parser = self.parser
         parser.begin(method)
+        self.served += 1
         if body is None or (isinstance(body, bytes) and len(body) <= _PIECE):
             self._write(head + body if body else head, limit(False))
         else:
@@ -136,6 +145,8 @@ class SyncConnection:
         """Close at once, without a word: also what a forked child does with its parent's connections."""
         self._gone = True
         self._socket.close()
+        if self.lost is not None:
+            self.lost()
 
     def _send_body(self, pieces: Iterable[bytes], framing: Framing, limit: Limits) -> None:
         for data in _framed(pieces, framing):

@@ -383,6 +383,7 @@ class Mesh:
         certificates: Certificates | None = self.__dict__.get("certificates")  # not made here if nobody asked for it yet
         if certificates is not None:
             certificates.after_fork()
+        self.__dict__.pop("balancers", None)  # what they count is under way in the parent
         self._begin()
 
 

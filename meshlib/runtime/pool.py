@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from meshlib.config.model import Cluster, Endpoint
+from meshlib.config.protection import ConnectionPolicy
 
 # Below the keep-alive of the servers we meet (uvicorn: 5 s), so that we close first and no request meets a closing peer.
 IDLE_SECONDS = 4.0
@@ -21,12 +22,14 @@ class Key(NamedTuple):
     Args:
         sans: identities of which the peer proved one; empty for plain text.
         generation: of our certificate; 0 for plain text.
+        policy: of a cluster whose connections are for it alone; None: clusters share them.
     """
 
     address: str
     port: int
     sans: frozenset[str]
     generation: int
+    policy: ConnectionPolicy | None = None
 
 
 _NO_SANS: frozenset[str] = frozenset()
@@ -35,8 +38,34 @@ _NO_SANS: frozenset[str] = frozenset()
 def key_of(endpoint: Endpoint, cluster: Cluster, generation: int) -> Key:
     """The key under which a connection to this endpoint of this cluster is kept."""
     if endpoint.tls and cluster.tls is not None:
-        return Key(endpoint.address, endpoint.port, cluster.tls.subject_alt_names, generation)
-    return Key(endpoint.address, endpoint.port, _NO_SANS, 0)
+        return Key(endpoint.address, endpoint.port, cluster.tls.subject_alt_names, generation, cluster.connections)
+    return Key(endpoint.address, endpoint.port, _NO_SANS, 0, cluster.connections)
+
+
+class Aging(Protocol):
+    """A connection that is used up some day."""
+
+    @property
+    def key(self) -> Key:
+        """Where it leads."""
+
+    @property
+    def served(self) -> int:
+        """Requests that it carried."""
+
+    @property
+    def opened(self) -> float:
+        """When it was made."""
+
+
+def worn(connection: Aging, now: float) -> bool:
+    """Whether the cluster's policy wants no further request on a connection."""
+    policy = connection.key.policy
+    if policy is None:
+        return False
+    if policy.max_requests and connection.served >= policy.max_requests:
+        return True
+    return policy.max_duration is not None and now - connection.opened >= policy.max_duration
 
 
 class Keyed(Protocol):
@@ -60,7 +89,7 @@ class Pool(Generic[C]):
     """Idle connections, newest first: those at the bottom grow old and go.
 
     Args:
-        idle_seconds: how long a connection may wait for its next request.
+        idle_seconds: how long a connection may wait for its next request, where its cluster says nothing else.
     """
 
     def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
@@ -83,7 +112,7 @@ class Pool(Generic[C]):
         idle = shelf.pop()
         if not shelf:
             del self._idle[key]
-        if now - idle.since <= self._idle_seconds:
+        if now - idle.since <= self._limit(key):
             return idle.connection, []
         rest = self._idle.pop(key, [])  # older still
         return None, [idle.connection, *(other.connection for other in rest)]
@@ -99,7 +128,7 @@ class Pool(Generic[C]):
     def sweep(self, now: float) -> list[C]:
         """Everything that waited too long, also towards endpoints that nobody asks for any more."""
         self._swept = now
-        return self._remove(lambda idle: now - idle.since > self._idle_seconds)
+        return self._remove(lambda idle: now - idle.since > self._limit(idle.connection.key))
 
     def renew(self, generation: int) -> list[C]:
         """Our certificate changed: connections that showed an older one are used no more."""
@@ -115,6 +144,10 @@ class Pool(Generic[C]):
     def drain(self) -> list[C]:
         """Everything: the client closes."""
         return self._remove(lambda _: True)
+
+    def _limit(self, key: Key) -> float:
+        policy = key.policy
+        return self._idle_seconds if policy is None or policy.idle_timeout is None else policy.idle_timeout
 
     def _remove(self, condemned: _Verdict[C], key: Key | None = None) -> list[C]:
         keys = list(self._idle) if key is None else [key]

@@ -11,6 +11,8 @@ from typing import Any
 from meshlib.config.model import Locality
 from meshlib.errors import SettingsError
 
+PROTOCOLS = ("http", "http2", "grpc", "https", "tls", "tcp")
+
 ACCESS_LOGS = ("off", "text", "json")
 
 ENDPOINT = "SPIFFE_ENDPOINT_SOCKET"
@@ -201,6 +203,12 @@ def _access_log(text: str) -> str:
     return text.lower()
 
 
+def _protocol(text: str) -> str:
+    if text.lower() not in PROTOCOLS:
+        raise ValueError(f"choose one of {', '.join(PROTOCOLS)}")
+    return text.lower()
+
+
 def _flag(text: str) -> bool:
     known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if text.lower() not in known:
@@ -226,7 +234,7 @@ _VARIABLES: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "port": (_port, "9080"),
     "target_port": (_port, "9080"),
     "address": (str, "10.0.0.7"),
-    "protocol": (str.lower, "http"),
+    "protocol": (_protocol, "http"),
     "labels": (_labels, "app=reviews,version=v1"),
     "instance": (str, "reviews-v1-0"),
     "workload": (str, "reviews-v1"),

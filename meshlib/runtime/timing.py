@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Operation = Literal["connect", "read", "write"]
+Operation = Literal["connect", "read", "write", "pool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Timeout:
         read: for each wait for bytes of the response; that for its head covers all tries and the pauses between them,
             because behind a proxy the caller could not tell them apart either.
         write: for each wait until the peer takes more of the request.
-        pool: not used: our pools have no upper bound, so nobody waits for a connection.
+        pool: for the wait for a connection, where a circuit breaker limits them.
     """
 
     connect: float | None = None
@@ -44,6 +44,10 @@ class TryTimeout(TimeoutError):
     """The time that the route gives to a try passed."""
 
 
+class TurnTimeout(TryTimeout):
+    """It passed while all connections that a circuit breaker allows were in use."""
+
+
 class Limit(NamedTuple):
     """When to stop waiting, and whose word it is.
 
@@ -62,6 +66,10 @@ class Limit(NamedTuple):
         if self.operation is None:
             return TryTimeout("the route's timeout passed")
         return CallerTimeout(self.operation, self.seconds)
+
+    def turn_error(self) -> TimeoutError:
+        """The same for who waited for a connection."""
+        return TurnTimeout("all connections were in use") if self.operation is None else self.error()
 
 
 class Patience:

@@ -20,6 +20,19 @@ from meshlib.identity.peer import verify
 _RECORD = 65_536  # OpenSSL hands out one record (16 KiB at most) per call; more room costs nothing
 
 
+_SERVER_NAME = "meshlib.server_name"  # on server-side sessions
+
+
+def note_server_name(session: ssl.SSLSocket | ssl.SSLObject, name: str | None) -> None:
+    """Keep what the client's hello asked for (SNI): `ssl` tells it once, to the callback of the context."""
+    session.__dict__[_SERVER_NAME] = name or ""
+
+
+def server_name(session: ssl.SSLSocket | ssl.SSLObject) -> str:
+    """What the client's hello asked for; empty: nothing, or nobody noted it."""
+    return str(session.__dict__.get(_SERVER_NAME, ""))
+
+
 class TlsLayer:
     """One TLS session over memory buffers.
 

@@ -73,17 +73,18 @@ class Trust:
             return given
         return given + b"\n" + identity.roots.encode()
 
-    def accept(self, roots: str) -> None:
+    def accept(self, roots: str, revoked: str = "") -> None:
         """The mesh trusts these from now on.
 
         Args:
             roots: PEM, the one that signs first.
+            revoked: PEM of lists of certificates that count no more; empty: there are none.
 
         Raises:
-            IdentityError: they are no certificates.
+            IdentityError: they are no certificates, or no lists.
         """
         with self._one_at_a_time:
-            renew = self._certificates.trust(self._bundle + roots)
+            renew = self._certificates.trust(self._bundle + roots, revoked)
             self._distributed = roots
         if renew:
             self._on_new_issuer()
@@ -125,20 +126,24 @@ class Trust:
         try:
             for one in resources:
                 if one.name == ROOTS:
-                    self.accept(roots_of(one.resource.value))
+                    self.accept(*roots_of(one.resource.value))
         except IdentityError as error:
             return str(error)
         return ""
 
 
-def roots_of(body: bytes) -> str:
-    """The PEM in a serialized Secret. Raises IdentityError for anything else."""
+def roots_of(body: bytes) -> tuple[str, str]:
+    """The roots in a serialized Secret, and the lists of what is revoked: PEM. Raises IdentityError for anything else."""
     try:
         secret = message(SECRET).FromString(body)
     except DecodeError as error:
         raise IdentityError(f"these bytes are no secret: {error}") from error
-    trusted = secret.validation_context.trusted_ca
-    roots = trusted.inline_string or trusted.inline_bytes.decode(errors="replace")
+    context = secret.validation_context
+    roots = _text(context.trusted_ca)
     if not roots:
         raise IdentityError("the secret holds no roots")
-    return str(roots)
+    return roots, _text(context.crl)
+
+
+def _text(source: Any) -> str:
+    return str(source.inline_string or source.inline_bytes.decode(errors="replace"))

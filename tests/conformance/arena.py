@@ -8,7 +8,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import meshlib_control.snapshots
 from meshlib.config.messages import TYPE_PREFIX, message, pack, unpack
 from meshlib_control.model import Node, Resource, World
 from meshlib_control.translate.build import resource
-from meshlib_control.translate.resources import LISTENER
+from meshlib_control.translate.resources import CLUSTER, LISTENER
 from tests.conformance import echo, ours, theirs
 from tests.conformance.cases import ALIVE, DEAD, NAMESPACE, OUR_LABELS, PORTS, Asked, Case, Json, Place, document
 from tests.conformance.echo import Echo
@@ -48,7 +48,7 @@ class Arena:
         self._plane = plane
         self._echo = echo
         self._alive, self._dead = tuple(echo.ports), tuple(dead)
-        self._envoy = envoy
+        self.envoy = envoy
         self._dice = dice
         self._batches = itertools.count(1)
         self._config = folder / "config"
@@ -59,18 +59,14 @@ class Arena:
         Args:
             loaded: our dice show what led to Envoy's choices; False: chance.
         """
-        batch = next(self._batches)
-        places = [Place(f"{batch}x{number}", self._alive, self._dead) for number in range(len(cases))]
-        sentinel = f"z{batch}"
-        items = [item for case, place in zip(cases, places, strict=True) for item in place.objects(case)]
-        self._write([*items, _sentinel(sentinel, self._alive[0])])
-        await self._settled(sentinel)
+        places = await self.placed(cases)
+        batch = int(places[0].slot.partition("x")[0])
         asked = [
             (number, place.request(one))
             for number, (case, place) in enumerate(zip(cases, places, strict=True))
             for one in case.requests
         ]
-        with ours.joined(self._folder / "mesh", self._plane, self._dice) as us:
+        with self.joined() as us:
             they_saw, we_saw = await self._both(us, batch, [one for _, one in asked], loaded=loaded)
         judged: list[list[Judged]] = [[] for _ in cases]
         for (number, _), original, their, our in zip(
@@ -79,14 +75,28 @@ class Arena:
             judged[number].append(Judged(cases[number], original, their, our))
         return judged
 
+    async def placed(self, cases: Sequence[Case]) -> list[Place]:
+        """Put the objects of cases in force, in place of those before."""
+        batch = next(self._batches)
+        places = [Place(f"{batch}x{number}", self._alive, self._dead) for number in range(len(cases))]
+        sentinel = f"z{batch}"
+        items = [item for case, place in zip(cases, places, strict=True) for item in place.objects(case)]
+        self._write([*items, _sentinel(sentinel, self._alive[0])])
+        await self._settled(sentinel)
+        return places
+
+    def joined(self) -> AbstractContextManager[Ours]:
+        """Our side, while it lasts."""
+        return ours.joined(self._folder / "mesh", self._plane, self._dice)
+
     async def _both(self, us: Ours, batch: int, asked: list[Asked], *, loaded: bool) -> tuple[list[Seen], list[Seen]]:
         keys = [f"{batch}-{number}" for number in range(len(asked))]
         answers = await ours.gathered(
-            CONCURRENCY, [lambda one=one, key=key: self._envoy.ask(one, key) for one, key in zip(asked, keys, strict=True)]
+            CONCURRENCY, [lambda one=one, key=key: self.envoy.ask(one, key) for one, key in zip(asked, keys, strict=True)]
         )
-        log = await self._envoy.logged(set(keys))
+        log = await self.envoy.logged(set(keys))
         tries = await asyncio.to_thread(self._echo.arrivals)
-        places = await asyncio.to_thread(self._envoy.endpoints)
+        places = await asyncio.to_thread(self.envoy.endpoints)
         they_saw = [
             theirs.seen(answer, log.get(key), tries.get(key, []), places) for answer, key in zip(answers, keys, strict=True)
         ]
@@ -113,17 +123,17 @@ class Arena:
         until = time.monotonic() + 30
         waiting = set(PORTS)
         while waiting:
-            assert time.monotonic() < until, f"Envoy does not know {sentinel} on {waiting}: {self._envoy.sidecar.told()}"
+            assert time.monotonic() < until, f"Envoy does not know {sentinel} on {waiting}: {self.envoy.sidecar.told()}"
             for port in list(waiting):
                 with suppress(OSError):
-                    answer = await self._envoy.ask(Asked("GET", port, f"{sentinel}:{port}", "/"), "sentinel")
+                    answer = await self.envoy.ask(Asked("GET", port, f"{sentinel}:{port}", "/"), "sentinel")
                     if answer.status == 200 and answer.body == echo.BODY:
                         waiting.discard(port)
             await asyncio.sleep(0.01)
-        while any(self._envoy.sidecar.stats("warming").values()):
+        while any(self.envoy.sidecar.stats("warming").values()):
             assert time.monotonic() < until, "clusters keep warming"
             await asyncio.sleep(0.01)
-        self._envoy.sidecar.assert_nothing_rejected()
+        self.envoy.sidecar.assert_nothing_rejected()
 
 
 def _sentinel(name: str, port: int) -> Json:
@@ -169,6 +179,13 @@ def _nobody(count: int) -> Iterator[list[int]]:
         yield [sock.getsockname()[1] for sock in sockets]
 
 
+def _prompt(found: Resource) -> Resource:
+    """The cluster, whose endpoints change at once: Envoy else collects what happens to them within a second."""
+    cluster = message(CLUSTER.removeprefix(TYPE_PREFIX)).FromString(found.body)
+    cluster.common_lb_config.update_merge_window.SetInParent()
+    return resource(found.name, cluster)
+
+
 @contextmanager
 def _telling(log: Path) -> Iterator[None]:
     """What the control plane gives an Envoy writes an access log, and tells callers with orders from others."""
@@ -176,7 +193,11 @@ def _telling(log: Path) -> Iterator[None]:
 
     def translate(world: World, node: Node, type_url: str, name: str) -> Resource | None:
         found = plain(world, node, type_url, name)
-        if type_url != LISTENER or node.kind != "envoy" or found is None:
+        if node.kind != "envoy" or found is None:
+            return found
+        if type_url == CLUSTER:
+            return _prompt(found)
+        if type_url != LISTENER:
             return found
         listener = message(LISTENER.removeprefix(TYPE_PREFIX)).FromString(found.body)
         for chain in listener.filter_chains:

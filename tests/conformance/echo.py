@@ -145,6 +145,9 @@ class Conversation(asyncio.Protocol):
         if status in ("204", "304"):
             lines, body, mode = lines, b"", "none"
         framed, payload = _FRAMES[mode](body)
+        if mode == "eof" and method == "HEAD":
+            # Without a body nothing tells that the connection ends: who uses it again at once, or not, would decide by chance.
+            framed = ["connection: close"]
         head = "\r\n".join([f"HTTP/1.1 {status} Told", *lines, *framed, "\r\n"]).encode("latin-1")
         self._transport.write(head if method == "HEAD" else head + payload)
         if mode == "eof":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -63,12 +63,12 @@ class Ours:
         assert found is not None, f"the control plane says nothing about {asked.host}"
         return found
 
-    async def see(self, asked: Asked, case: str, theirs: Seen | None) -> Seen:
-        """Send a request, with the dice showing what `theirs` is the outcome of; None: whatever comes."""
+    async def see(self, asked: Asked, case: str, theirs: Seen | None, throws: Sequence[float] = ()) -> Seen:
+        """Send a request, with the dice showing what `theirs` is the outcome of; None: `throws`, then whatever comes."""
         destination = await self.known(asked)
         request = facts(asked, case)
         known = theirs is not None and isinstance(destination, Destination)
-        self._dice.load(loaded(destination, request, theirs) if known else [])
+        self._dice.load(loaded(destination, request, theirs) if known else list(throws))
         seen = await self._sent(asked, request)
         return replace(seen, endpoints=_endpoints(destination, seen.cluster))
 

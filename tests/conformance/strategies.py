@@ -251,9 +251,26 @@ def _policy(draw: Draw, ports: list[int] | None) -> Json:
     policy: Json = {"loadBalancer": {"simple": one(draw, ["LEAST_REQUEST", "ROUND_ROBIN", "RANDOM", "UNSPECIFIED"])}}
     if chance(draw, 20):
         policy["connectionPool"] = {"tcp": {"connectTimeout": one(draw, ["2s", "10s"])}}
+    if chance(draw, 20):
+        policy |= _protection(draw)
     if ports and chance(draw, 15):
         policy["portLevelSettings"] = [{"port": {"number": one(draw, ports)}, **_policy(draw, None)}]
     return policy
+
+
+def _protection(draw: Draw) -> Json:
+    """Limits and ejections that are in force and never bite: what they do has a test of its own (test_protection_envoy)."""
+    http = {
+        "http1MaxPendingRequests": 1000,
+        "http2MaxRequests": one(draw, [0, 1000]),
+        "maxRequestsPerConnection": one(draw, [0, 1, 2]),
+        "maxRetries": one(draw, [0, 1000]),
+        "idleTimeout": one(draw, ["1s", "60s"]),
+    }
+    pool = {"tcp": {"maxConnections": 1000, "connectTimeout": "10s"}, "http": http}
+    # Of up to five endpoints nobody is left out: one would be more than this share.
+    outliers = {"consecutive5xxErrors": one(draw, [0, 1]), "maxEjectionPercent": one(draw, [0, 19]), "interval": "1s"}
+    return {"connectionPool": pool, **({"outlierDetection": outliers} if chance(draw, 50) else {})}
 
 
 def _subset(draw: Draw, name: str, ports: list[int]) -> Json:

@@ -28,6 +28,7 @@ LOG_FORMAT = {
     "route": "%ROUTE_NAME%",
     "cluster": "%UPSTREAM_CLUSTER_RAW%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "upstream": "%UPSTREAM_HOST%",
 }
 
 

@@ -60,6 +60,7 @@ async def shown(api: httpx.AsyncClient) -> set[str]:
 ROUTES = [
     ("POST", "/v1/apply", {"documents": REVIEWS_V1}),
     ("POST", "/v1/explain", {"url": "http://reviews:9080/"}),
+    ("POST", "/v1/authz", {"url": "http://reviews:9080/"}),
     ("POST", "/v1/tokens", {"serviceAccount": "reviews"}),
     ("POST", "/v1/tokens", {"serviceAccount": "reviews", "use": "api"}),
     ("POST", "/v1/tokens", {"user": "root", "groups": ["dev"]}),

@@ -49,6 +49,7 @@ async def test_readiness_asks_for_no_credential(plane):
         ("GET", "/v1/analyze"),
         ("GET", "/v1/proxies"),
         ("POST", "/v1/explain"),
+        ("POST", "/v1/authz"),
         ("POST", "/v1/tokens"),
         ("GET", "/v1/version"),
         ("GET", "/"),

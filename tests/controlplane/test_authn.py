@@ -119,6 +119,21 @@ def test_a_certificate_for_another_mesh_or_form_is_refused(authenticator, identi
         authenticator.caller([], {"peer_spiffe_id": [identity]})
 
 
+def test_a_certificate_of_the_meshs_former_name_counts_for_the_new_one(issuer, authority):
+    """Its holder gets certificates of the new trust domain with it; other names are refused as before."""
+    renamed = Authenticator(
+        issuer, "new.example", lambda: NOW, lambda: authority.roots_pem, aliases=lambda: ("cluster.local",)
+    )
+    expected = "spiffe://new.example/ns/shop/sa/reviews"
+    assert renamed.caller(bearer(certified(authority, NOW))).spiffe_id == expected
+    assert renamed.caller([], {"peer_spiffe_id": [b"spiffe://cluster.local/ns/shop/sa/reviews"]}).spiffe_id == expected
+    foreign = "spiffe://elsewhere/ns/shop/sa/reviews"
+    with pytest.raises(CredentialError, match=r"'elsewhere', this one is 'new\.example'"):
+        renamed.caller(bearer(certified(authority, NOW, foreign)))
+    with pytest.raises(CredentialError, match=r"'elsewhere', this one is 'new\.example'"):
+        renamed.caller([], {"peer_spiffe_id": [foreign.encode()]})
+
+
 def test_a_wrong_token_is_not_rescued_by_a_certificate(authenticator):
     """Who shows a token is judged by it."""
     with pytest.raises(CredentialError):

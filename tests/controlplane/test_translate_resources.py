@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from meshlib.config.decode import decode
 from meshlib.config.messages import message, unpack
 from meshlib.config.model import Locality
+from meshlib.config.policy import InboundListener
+from meshlib.config.subscription import Kind
+from meshlib_control.kinds.mesh_config import MeshConfig
 from meshlib_control.model import Registration
 from meshlib_control.names import inbound_name
 from meshlib_control.translate import TYPES, translate, wildcard_names
@@ -181,6 +186,26 @@ def test_mutual_tls_names_who_may_answer_and_the_sni() -> None:
     assert validation.validation_context_sds_secret_config.name == "ROOTCA"
     assert found.transport_socket_matches[0].match.fields["tlsMode"].string_value == "istio"
     assert found.transport_socket_matches[1].name == "tlsMode-disabled"
+
+
+def test_servers_of_the_meshs_former_name_may_answer() -> None:
+    """While a mesh changes its name some have certificates of the new one, some of the old one."""
+    found = cluster(replace(world(rule()), trust_domain="new.example", mesh=MeshConfig(trust_domain_aliases=("old",))))
+    assert found is not None
+    validation = tls_of(found).common_tls_context.combined_validation_context.default_validation_context
+    names = [matcher.matcher.exact for matcher in validation.match_typed_subject_alt_names]
+    assert names == [f"spiffe://{domain}/ns/default/sa/bookinfo-reviews" for domain in ("new.example", "old")]
+
+
+def test_a_port_takes_members_of_the_mesh_and_of_its_former_name() -> None:
+    """By prefix, as Istio tells Envoy."""
+    known = replace(world(), mesh=MeshConfig(trust_domain_aliases=("old",)))
+    node = replace(client(), address="192.0.2.7")
+    found = translate(known, node, LISTENER, "xds.istio.io/grpc/lds/inbound/192.0.2.7:9080")
+    assert found is not None
+    decoded_by_the_library = decode(Kind.LISTENER, found.body)
+    assert isinstance(decoded_by_the_library, InboundListener)
+    assert decoded_by_the_library.trust_domains == {"cluster.local", "old"}
 
 
 def test_a_cluster_without_known_accounts_trusts_nobody() -> None:

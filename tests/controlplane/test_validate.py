@@ -9,6 +9,7 @@ import pytest
 
 from meshlib_control import objects, validate, yaml
 from meshlib_control.validate import formats
+from tests.support.mistaken import mistakes_in
 
 CONFORMANCE = Path(__file__).parents[3] / "shared" / "conformance"
 CRDS = CONFORMANCE / "istio" / "pkg" / "config" / "validation" / "testdata" / "crds"
@@ -31,9 +32,7 @@ def conformance_documents() -> list[Any]:
 @pytest.mark.parametrize(("document", "error"), conformance_documents())
 def test_istios_own_cases_are_accepted_and_refused_as_istio_does(document: yaml.Document, error: str) -> None:
     """The documents of Istio's schema tests: a refused one is refused with Istio's words."""
-    found = objects.mistakes(document)
-    found = found or [mistake for one in objects.read(document) for mistake in validate.mistakes(one)]
-    told = [f"{mistake.field}: {mistake.problem}" for mistake in found]
+    told = [f"{mistake.field}: {mistake.problem}" for mistake in mistakes_in(document)]
     if error:
         assert any(error in text for text in told), told
     else:

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from meshlib_control import objects, validate, yaml
-from meshlib_control.kinds import KINDS
-from meshlib_control.mistakes import Mistake
-
-
-def mistakes(kind: str, spec: Any, **metadata: Any) -> list[Mistake]:
-    (version,) = {known.api_version for known in KINDS.values() if known.name == kind and known.spec}
-    document = yaml.Document({"apiVersion": version, "kind": kind, "metadata": {"name": "a", **metadata}, "spec": spec})
-    found = objects.mistakes(document)
-    return found or [mistake for one in objects.read(document) for mistake in validate.mistakes(one)]
+from tests.support.mistaken import each_accepted, each_refused, mistakes
 
 
 def rule(**parts: Any) -> dict[str, Any]:
@@ -43,6 +32,24 @@ REFUSED: list[tuple[str, Any, str, str]] = [
         rule(to=[{"operation": {"paths": ["/a/{**}/{*}"]}}]),
         "spec.rules[0].to[0].operation.paths[0]",
         "last operator",
+    ),
+    (
+        "AuthorizationPolicy",
+        rule(to=[{"operation": {"paths": ["a/{*}"]}}]),
+        "spec.rules[0].to[0].operation.paths[0]",
+        "begins with /",
+    ),
+    (
+        "AuthorizationPolicy",
+        rule(to=[{"operation": {"paths": ["//{*}"]}}]),
+        "spec.rules[0].to[0].operation.paths[0]",
+        "no empty segments",
+    ),
+    (
+        "AuthorizationPolicy",
+        rule(to=[{"operation": {"paths": ["/{*}/" + 256 * "a"]}}]),
+        "spec.rules[0].to[0].operation.paths[0]",
+        "at most 256",
     ),
     (
         "AuthorizationPolicy",
@@ -86,9 +93,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "spec", "field", "words"), REFUSED, ids=lambda value: value if isinstance(value, str) else ""
-)
+@each_refused(REFUSED)
 def test_a_broken_rule_is_named_with_its_field(kind: str, spec: Any, field: str, words: str) -> None:
     """Each of Istio's rules, by the smallest object that breaks it."""
     found = mistakes(kind, spec)
@@ -102,7 +107,7 @@ ACCEPTED: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "spec"), ACCEPTED)
+@each_accepted(ACCEPTED)
 def test_what_istio_allows_is_allowed(kind: str, spec: Any) -> None:
     """The near misses of the rules."""
     assert mistakes(kind, spec) == []

@@ -15,11 +15,13 @@ import pytest
 from meshlib.config.messages import message
 from meshlib_control.translate.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from meshlib_control.xds.limits import Limits, OpenStreams, Pace, TooMuch
+from meshlib_control.xds.node import read_node
 from meshlib_control.xds.server import SERVICE
 from tests.support.discovery import (
     ALL_TO_V2,
     HOST,
     ROUTES,
+    Account,
     Client,
     Delta,
     Plane,
@@ -379,3 +381,24 @@ def test_open_streams_are_counted_by_identity() -> None:
     with streams.one_more("a"):
         pass
     assert not streams._open
+
+
+@pytest.mark.parametrize("kind", [Delta, State])
+async def test_a_response_that_grpc_cannot_take_is_not_sent(kind: type[Any], caplog: pytest.LogCaptureFixture) -> None:
+    """The stream ends with the numbers; other kinds of client, which have no such limit, are served."""
+    async with running_plane(limits=replace(LIMITS, grpc_response=400)) as plane:
+        plane.registry.connect("reviews", read_node(reviews("v1", 7001), Account("default", "reviews")))
+        plane.service.changed()
+        await asyncio.sleep(0.1)
+        for client, served in (("grpc", False), ("library", True)):
+            async with stream(plane, kind) as found:
+                asks = node("caller")
+                asks.metadata.fields["GENERATOR"].string_value = client
+                await found.subscribe(LISTENER, "reviews:9080", node=asks)
+                if served:
+                    assert len((await found.receive()).resources) == 1
+                else:
+                    code, details = await refusal(found)
+                    assert (code, "1 of Listener has " in details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+    assert "caller" in caplog.text
+    assert "cannot be served: one response with 1 of Listener" in caplog.text

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 PAGES = [
     REPOSITORY / "README.md",
     *sorted((REPOSITORY / "docs").glob("*.md")),
-    REPOSITORY / "examples" / "bookinfo" / "README.md",
+    *sorted((REPOSITORY / "examples").glob("*/README.md")),
 ]
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
@@ -46,3 +46,11 @@ def test_the_readme_begins_with_the_two_commands() -> None:
     """Before anything else to type."""
     blocks = re.findall(r"```\w*\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
     assert [line.split("#")[0].strip() for line in blocks[0].strip().splitlines()] == ["make bookinfo", "make test"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_programs_are_started_with_a_token(page: Path) -> None:
+    """Without one a program runs, and is nobody: it registers nothing. Of commands to type; tables show forms."""
+    text = page.read_text().replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if re.match(r"\s*([A-Z_]+=\S+ )?meshlib run --service", line)]
+    assert [line for line in commands if "--token-file" not in line] == []

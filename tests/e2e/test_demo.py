@@ -108,7 +108,7 @@ def test_a_port_already_taken(options: tuple[str, ...], env: dict[str, str], opt
         arguments = (*CLI, "demo", "bookinfo", *options, option, str(taken))
         result = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=30, check=False)
     assert result.returncode == 1
-    assert f"Port {taken} of {HOST} is taken" in result.stderr
+    assert f"Error: port {taken} of {HOST} is taken" in result.stderr
     assert f"{option} {taken + 100}" in result.stderr
     assert time.monotonic() - started < 10
 

@@ -59,3 +59,20 @@ def test_a_service_outlives_its_token(cluster: Cluster) -> None:
     cluster.wait_for("httpbin")
     # A control plane knows only of the certificates that it issued since it was started.
     eventually(lambda: bool(row(cluster, "httpbin").get("certificateExpires")), "a renewal by the new one")
+
+
+def test_a_service_joins_with_a_token_that_counts_once(cluster: Cluster) -> None:
+    """One process needs one certificate from it; renewals are made with that one."""
+    cluster.start_control_plane()
+    server = (sys.executable, "-m", "uvicorn", "httpbin:app", "--port", str(free_port()), "--log-level", "warning")
+    command = cluster.run_command("httpbin", server, "--port", "8000", "--instance", "httpbin")
+    cluster.token("httpbin", "default", "--once")  # in place of the usual one
+    cluster.group.start("httpbin", command, cluster.env | {"MESHLIB_CERTIFICATE_LIFETIME": "4"}, PROGRAMS)
+    cluster.wait_until_listed("httpbin")
+    seen = set[str]()
+
+    def renewed_twice() -> bool:
+        seen.add(row(cluster, "httpbin").get("certificateExpires", ""))
+        return len(seen) >= 3
+
+    eventually(renewed_twice, "two renewals")

@@ -31,6 +31,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -214,6 +215,18 @@ class Sidecar:
         """A new certificate from the plane's CA, put into the files; Envoy takes it within a moment."""
         CertificateKeeper(self.settings, self.certificates).obtain(PATIENCE)
 
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Its certificate is renewed all the time, as by `meshlib cert keep`."""
+        keeper, stopped = CertificateKeeper(self.settings, self.certificates), Event()
+        thread = Thread(target=keeper.run, args=(stopped,), name=f"certificates of {self.name}")
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()
+
     def _until(self, fact: Callable[[], bool], what: str, patience: float) -> None:
         until = time.monotonic() + patience
         while not fact():
@@ -262,6 +275,7 @@ def sidecar(
     delta: bool = True,
     accept_rejections: bool = False,
     transparent: bool = False,
+    lifetime: int = 86400,
     arguments: Sequence[str] = (),
 ) -> Iterator[Sidecar]:
     """A running, synced Envoy; ended with the block.
@@ -272,6 +286,7 @@ def sidecar(
         ports: service ports that it is asked for; as a mapping, with the port of loopback for each.
         service, port, local_port, protocol: the program behind it, and where that listens on loopback.
         transparent: with the listeners of redirected traffic instead, at 15001 and 15006; nothing is redirected.
+        lifetime: of its certificate, seconds; see `Sidecar.keeping`.
         arguments: further ones for Envoy's command line.
     """
     if envoy.binary() is None:
@@ -293,6 +308,7 @@ def sidecar(
         token=_token(known, account or (f"bookinfo-{service}" if service else name), namespace),
         root_cert=known.root_cert,
         home=str(home),
+        certificate_lifetime=lifetime,
     )
     certificates = CertificateFolder(home / "certificates")
     CertificateKeeper(settings, certificates).obtain(PATIENCE)

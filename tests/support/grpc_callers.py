@@ -14,6 +14,9 @@ import meshlib_grpc
 import meshlib_grpc.aio
 from tests.support.mesh import LocalMesh
 
+KINDS = {"One": "unary_unary", "Many": "unary_stream", "Collect": "stream_unary", "Chat": "stream_stream"}
+"""Methods of `/test.Echo/` -> methods of channels."""
+
 
 class Caller:
     """Calls `/test.Echo/...` of reviews:9080."""
@@ -43,7 +46,7 @@ class Caller:
         raise NotImplementedError
 
     async def begin(self, kind: str, request: bytes, **options: Any) -> Running:
-        """A call that is left running: `One` or `Many`."""
+        """A call that is left running, of any kind; a stream of requests consists of this one."""
         raise NotImplementedError
 
 
@@ -114,10 +117,10 @@ class SyncCaller(Caller):
         return [json.loads(one) for one in await asyncio.to_thread(lambda: list(make(iter(requests), **options)))]
 
     async def begin(self, kind: str, request: bytes, **options: Any) -> Running:
-        make = self.channel.unary_unary if kind == "One" else self.channel.unary_stream
-        callable_ = make(f"/test.Echo/{kind}")
-        start = callable_.future if kind == "One" else callable_
-        return Running(await asyncio.to_thread(start, request, **options))
+        callable_ = getattr(self.channel, KINDS[kind])(f"/test.Echo/{kind}")
+        start = callable_.future if kind in ("One", "Collect") else callable_
+        given: Any = request if kind in ("One", "Many") else iter([request])
+        return Running(await asyncio.to_thread(start, given, **options))
 
 
 class AioCaller(Caller):
@@ -144,5 +147,5 @@ class AioCaller(Caller):
         return [json.loads(one) async for one in call]
 
     async def begin(self, kind: str, request: bytes, **options: Any) -> Running:
-        make = self.channel.unary_unary if kind == "One" else self.channel.unary_stream
-        return AioRunning(make(f"/test.Echo/{kind}")(request, **options))
+        given: Any = request if kind in ("One", "Many") else iter([request])
+        return AioRunning(getattr(self.channel, KINDS[kind])(f"/test.Echo/{kind}")(given, **options))

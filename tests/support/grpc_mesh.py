@@ -96,6 +96,15 @@ class GrpcMesh:
         """What any client has rejected."""
         return [error | {"client": row["name"], "kind": row["kind"]} for row in self.proxies() for error in row["errors"]]
 
+    def rotate(self) -> None:
+        """Begin to replace the root."""
+        self._api.post("/v1/ca/rotate", json={}).raise_for_status()
+
+    def authority(self) -> JSON:
+        """How far that is."""
+        found: JSON = self._api.get("/v1/ca").json()
+        return found
+
     def token(self, account: str, namespace: str = "default") -> str:
         """A join token."""
         body = {"serviceAccount": account, "namespace": namespace}

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from meshlib.config.model import (
@@ -115,6 +116,9 @@ class LocalMesh:
         self.events: list[RequestEvent] = []
         self.asked: list[str] = []
         self.served: list[tuple[int, str]] = []
+        self.withdrawn: list[int] = []
+        self.leaving: Future[None] = Future()
+        self.leaving.set_result(None)
         self.unresolved: dict[str, Destination] = {}
         if keep_events:
             self.telemetry.add_listener(self.events.append)
@@ -129,6 +133,10 @@ class LocalMesh:
 
     def serve(self, port: int, address: str = "", protocol: str = "") -> None:
         self.served.append((port, address))
+
+    def withdraw(self, port: int) -> Future[None]:
+        self.withdrawn.append(port)
+        return self.leaving
 
     def destination(self, authority: str) -> Destination | Absent | None:
         return self.snapshot.destination(authority)

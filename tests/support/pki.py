@@ -60,6 +60,18 @@ class Authority:
         pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         return Leaf(leaf.public_bytes(serialization.Encoding.PEM), pem, identity)
 
+    def revocations(self, *leaves: Leaf, hours: float = 1.0) -> str:
+        """A list of this authority with some leaves, PEM; it is good for some hours, or over if that is negative."""
+        now = dt.datetime.now(dt.UTC)
+        ends = now + dt.timedelta(hours=hours)
+        builder = x509.CertificateRevocationListBuilder(self._name, min(now, ends) - dt.timedelta(hours=1), ends)
+        for leaf in leaves:
+            number = x509.load_pem_x509_certificate(leaf.chain).serial_number
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder(number, now - dt.timedelta(minutes=1)).build()
+            )
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
     def server_context(self, leaf: Leaf, *, require_client: bool = True) -> ssl.SSLContext:
         """A context as a meshed server has: it shows `leaf` and asks the client for a certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from meshlib.config.model import PeerMode
+from meshlib.config.policy import Normalization
 from meshlib.inbound.admit import InboundPort
 from meshlib.inbound.buckets import Buckets
 from meshlib.inbound.rate_limit import Counting
@@ -23,6 +24,7 @@ from meshlib.runtime.settings import Settings
 from meshlib.telemetry.events import RequestEvent
 from meshlib.telemetry.records import Telemetry
 from meshlib.telemetry.workloads import local_workload
+from tests.support.rbac import rbac_filters
 
 GOODBYE = 1.5
 """Seconds."""
@@ -46,7 +48,10 @@ class FolderMesh:
 
     @property
     def inbound(self) -> InboundPort:
-        return InboundPort(PeerMode((self.folder / "mode").read_text()))
+        policy = self.folder / "policy"
+        filters = rbac_filters(*json.loads(policy.read_text())) if policy.exists() else ()
+        mode = PeerMode((self.folder / "mode").read_text())
+        return InboundPort(mode, filters=filters, normalization=Normalization(normalize=True))
 
     @property
     def certificates(self) -> Certificates:
@@ -85,6 +90,7 @@ class FolderMesh:
         kept = {
             "status": event.status,
             "flags": event.flags,
+            "detail": event.detail,
             "method": event.method,
             "path": event.path,
             "peer": event.peer.spiffe_id,

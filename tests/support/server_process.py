@@ -62,8 +62,15 @@ class ServerProcess:
 
     def mode(self, mode: str) -> None:
         """What PeerAuthentication says about the port."""
-        place = self.folder / "mode"
-        place.with_suffix(".tmp").write_text(mode)
+        self._say("mode", mode)
+
+    def policy(self, *filters: Any) -> None:
+        """RBAC filters of the port, as protobuf's JSON."""
+        self._say("policy", json.dumps(filters))
+
+    def _say(self, what: str, text: str) -> None:
+        place = self.folder / what
+        place.with_suffix(".tmp").write_text(text)
         place.with_suffix(".tmp").rename(place)
 
     def renew(self) -> None:

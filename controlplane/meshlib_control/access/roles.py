@@ -176,7 +176,7 @@ _VIEW: Final = (
     PolicyRule(verbs=_READ, api_groups=_MESH, resources=("*",)),
     PolicyRule(verbs=_READ, api_groups=("",), resources=_KEPT),
     PolicyRule(verbs=_READ, api_groups=(OUR_GROUP,), resources=("proxies", "ratelimits")),
-    PolicyRule(verbs=("create",), api_groups=(OUR_GROUP,), resources=("explanations",)),
+    PolicyRule(verbs=("create",), api_groups=(OUR_GROUP,), resources=("explanations", "authorizations")),
 )
 _EDIT: Final = (
     *_VIEW,

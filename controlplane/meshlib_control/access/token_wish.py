@@ -24,6 +24,7 @@ class TokenWish:
         namespace, service_account: whose token; for a person both are empty.
         user, groups: a person, and the groups to be in; such a token is for the API.
         use: `join`: to join the mesh; `api`: to ask the API.
+        once: a join token is good for one certificate.
     """
 
     lifetime: timedelta
@@ -32,6 +33,7 @@ class TokenWish:
     user: str = ""
     groups: tuple[str, ...] = ()
     use: str = JOIN
+    once: bool = False
 
     @property
     def key(self) -> ObjectKey:
@@ -53,4 +55,4 @@ class TokenWish:
             return user_token(issuer, self.user, self.groups, now, self.lifetime)
         if self.use == API:
             return account_token(issuer, self.namespace, self.service_account, now, self.lifetime)
-        return issuer.create(self.namespace, self.service_account, now, self.lifetime)
+        return issuer.create(self.namespace, self.service_account, now, self.lifetime, once=self.once)

@@ -20,7 +20,7 @@ from meshlib_control.desk import Desk, NotFound, Refused
 from meshlib_control.store import StoreError
 
 from .answers import answer_error, answer_problems
-from .bodies import ApplyBody, ExplainBody, RotateBody, TokenBody, read_body
+from .bodies import ApplyBody, AuthzBody, ExplainBody, RotateBody, TokenBody, read_body
 from .guard import SUBJECT, BodyTooLarge, Guard
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -46,6 +46,7 @@ def create_app(desk: Desk, credentials: Credentials, *, loopback: bool) -> ASGIA
             Route("/v1/proxies/{name}/config", routes.configuration),
             Route("/v1/edges", routes.edges),
             Route("/v1/explain", routes.explain, methods=["POST"]),
+            Route("/v1/authz", routes.authz, methods=["POST"]),
             Route("/v1/tokens", routes.create_token, methods=["POST"]),
             Route("/v1/ca", routes.authority),
             Route("/v1/ca/rotate", routes.rotate, methods=["POST"]),
@@ -98,6 +99,9 @@ class _Routes:
 
     async def explain(self, request: Request) -> Response:
         return JSONResponse(self._desk.explained(_subject(request), await read_body(request, ExplainBody)))
+
+    async def authz(self, request: Request) -> Response:
+        return JSONResponse(self._desk.authorized(_subject(request), await read_body(request, AuthzBody)))
 
     async def create_token(self, request: Request) -> Response:
         body = await read_body(request, TokenBody)

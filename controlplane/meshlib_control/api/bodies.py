@@ -50,6 +50,7 @@ class TokenBody(Struct, frozen=True, rename="camel", forbid_unknown_fields=True)
 
     Args:
         use: `join` or `api`; a user's token is for the API.
+        once: a join token is good for one certificate.
     """
 
     service_account: str = ""
@@ -58,15 +59,18 @@ class TokenBody(Struct, frozen=True, rename="camel", forbid_unknown_fields=True)
     groups: tuple[str, ...] = ()
     use: Literal["join", "api"] = JOIN
     lifetime_seconds: Annotated[int, Meta(ge=0, le=10**9)] = 86400
+    once: bool = False
 
     def wish(self) -> TokenWish:
         """What is asked for. Raises BadBody for both or none of a user and a service account."""
         if bool(self.user) == bool(self.service_account):
             raise BadBody("a token is for a serviceAccount or for a user: give one of the two")
+        if self.once and (self.user or self.use == API):
+            raise BadBody("only join tokens count once: leave out `once`, or `use` and `user`")
         lifetime = timedelta(seconds=self.lifetime_seconds)
         if self.user:
             return TokenWish(lifetime, user=self.user, groups=self.groups, use=API)
-        return TokenWish(lifetime, self.namespace, self.service_account, use=self.use)
+        return TokenWish(lifetime, self.namespace, self.service_account, use=self.use, once=self.once)
 
 
 class ExplainBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,6 +85,23 @@ class ExplainBody(Struct, frozen=True, forbid_unknown_fields=True):
     method: str = "GET"
     headers: list[tuple[str, str]] = []
     caller: str = msgspec.field(default="", name="from")
+    namespace: _Name = "default"
+
+
+class AuthzBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/authz.
+
+    Args:
+        caller: a service account, `namespace/account` or a SPIFFE id; empty: the caller shows no certificate.
+        address: the caller's IP address.
+        namespace: of the caller, for short names of hosts, too.
+    """
+
+    url: str
+    method: str = "GET"
+    headers: list[tuple[str, str]] = []
+    caller: str = msgspec.field(default="", name="from")
+    address: str = "127.0.0.1"
     namespace: _Name = "default"
 
 

@@ -22,13 +22,17 @@ COMMANDS = {
     "edges": ("edges", "edges"),
     "pc": ("pc", "app"),
     "explain": ("explain", "explain"),
+    "authz": ("authz", "app"),
     "ratelimit": ("ratelimit", "ratelimit"),
     "token": ("join_token", "app"),
     "ca": ("ca", "app"),
-    "certs": ("certs", "app"),
+    "cert": ("cert", "app"),
     "bootstrap": ("bootstrap", "app"),
     "version": ("version", "version"),
 }
+
+# Names that commands had before.
+_FORMER = {"certs": "cert"}
 
 # Everything after the own options of `run` belongs to the program that it starts.
 _SETTINGS: dict[str, dict[str, Any]] = {"run": {"allow_interspersed_args": False}}
@@ -45,16 +49,18 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_welcome)
+    if called in _FORMER:
+        _add(app, _FORMER[called], called)
     for name in [called] if called in COMMANDS else COMMANDS:
         _add(app, name)
     return app
 
 
-def _add(app: typer.Typer, name: str) -> None:
+def _add(app: typer.Typer, name: str, called: str = "") -> None:
     module, attribute = COMMANDS[name]
     found = getattr(import_module(f"{__package__}.{module}"), attribute)
     if isinstance(found, typer.Typer):
-        app.add_typer(found, name=name)
+        app.add_typer(found, name=called or name)
     else:
         app.command(name, context_settings=_SETTINGS.get(name))(found)
 

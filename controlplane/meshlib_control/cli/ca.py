@@ -62,5 +62,6 @@ def _few(names: list[str]) -> str:
 _SENTENCES = {
     "steady": "No replacement is under way.",
     "distributing": "The new root goes to everybody; it signs once all have it. Missing: {names}.",
+    "plugged": "The authority is plugged in, its root is replaced by who has its key. Without the newest roots: {names}.",
     "retiring": "The new root signs. The old one is trusted until {oldRootUntil}, when its last certificate is over.",
 }

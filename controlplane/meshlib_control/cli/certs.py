@@ -1,4 +1,4 @@
-"""`meshlib certs`: a member's certificate for programs without the library: in files, or by the SPIFFE Workload API."""
+"""`meshlib cert keep`, `cert serve`: a member's certificate for programs without the library. The other commands: `cert`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Instance = Annotated[str, typer.Option("--instance", metavar="NAME", help="Whose
 ControlPlane = Annotated[str, typer.Option("--control-plane", metavar="HOST:PORT", help="Where to ask.")]
 RootCert = Annotated[str, typer.Option("--root-cert", metavar="FILE", help="The root certificate, PEM.")]
 
-app = typer.Typer(help="Certificates for programs without the library.", no_args_is_help=True)
+app = typer.Typer(help="Certificates: for programs without the library, and as ports show them.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Certificates for programs without the library."""
+    """Certificates: for programs without the library, and as ports show them."""
 
 
 @app.command("keep")
@@ -41,7 +41,7 @@ def keep(
 
     The token says whose it is. It is read again for each renewal, so that it may be replaced in its file.
 
-    Example: meshlib certs keep /run/ratings --token-file ratings.token
+    Example: meshlib cert keep /run/ratings --token-file ratings.token
     """
     from meshlib.runtime.certificate_files import CertificateFolder
 
@@ -69,7 +69,7 @@ def serve(
 
     The token says whose it is. Everybody who may open the socket gets this one identity.
 
-    Example: meshlib certs serve unix:///run/meshlib/workload.sock --token-file ratings.token
+    Example: meshlib cert serve unix:///run/meshlib/workload.sock --token-file ratings.token
     """
     path = Path(socket.removeprefix("unix://").removeprefix("unix:")).absolute()
     asyncio.run(serve_fresh(_settings(token_file, instance, control_plane, root_cert), path, group))

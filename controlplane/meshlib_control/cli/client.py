@@ -15,11 +15,13 @@ from urllib.parse import quote, urlencode, urlsplit
 from meshlib.errors import SettingsError
 from meshlib_control.current import Current, home_folder, read_current
 
-from .failure import BAD_INPUT, FAILURE, UNREACHABLE, USAGE, Failure
+from .addresses import http_url
+from .failure import BAD_INPUT, FAILURE, UNREACHABLE, Failure
 
 DEFAULT_API = "http://127.0.0.1:15014"
 TIMEOUT = 30.0  # seconds
 
+_TOKEN = "MESHLIB_ADMIN_TOKEN_FILE=DATA/admin.token meshlib ...  (DATA is the control plane's --data folder)"  # noqa: S105
 _START = "start one: meshlib controlplane  (or say where it is: --api URL)"
 
 
@@ -55,6 +57,8 @@ class Api:
         except (OSError, HTTPException) as error:
             raise Failure(f"cannot reach the control plane at {self.url}: {_reason(error)}", _START, UNREACHABLE) from error
         answer = _parsed(content, self.url)
+        if status == 401 and not self.token:
+            raise Failure(f"the control plane at {self.url} asks for its admin token, and none was found here", _TOKEN)
         if status >= 400:
             raise _refusal(status, answer)
         return answer
@@ -98,13 +102,7 @@ def find_api(url: str, environ: Mapping[str, str] = os.environ) -> Api:
 
 
 def _url(text: str) -> str:
-    parts = urlsplit(text if "://" in text else f"http://{text}")
-    try:
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise Failure(f"--api {text!r} is no URL", f"--api {DEFAULT_API}", USAGE)
+    parts = http_url(text, "--api", DEFAULT_API, ("http", "https"))
     return f"{parts.scheme}://{parts.netloc}"
 
 
@@ -153,10 +151,10 @@ def _advice(status: int, item: Mapping[str, Any]) -> str:
     if item.get("suggestion"):
         return str(item["suggestion"])
     if status == 401:
-        return "MESHLIB_ADMIN_TOKEN_FILE=DATA/admin.token meshlib ...  (DATA is the control plane's --data folder)"
+        return _TOKEN
     if item.get("file"):
         return f"correct {item['file']} and run the command again; nothing was changed"
-    return "meshlib get all -A"
+    return "meshlib get all -A" if status == 404 else "the command's --help"
 
 
 def _reason(error: Exception) -> str:

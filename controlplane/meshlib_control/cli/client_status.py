@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from .failure import FAILURE, UNREACHABLE, USAGE, Failure
+from .addresses import host_and_port
+from .failure import FAILURE, UNREACHABLE, Failure
 from .in_use import Json, Resource, compared, unsent
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 SERVICE: Final = "envoy.service.status.v3.ClientStatusDiscoveryService"
 TIMEOUT: Final = 10.0  # seconds
-_EXAMPLE: Final = "--csds 127.0.0.1:15009"
+_EXAMPLE: Final = "127.0.0.1:15009"
 _SERVE: Final = "in the program: meshlib_grpc.native.add_csds_servicer(server), see docs/grpc.md"
 _REJECTED: Final = "NACKED"
 
@@ -36,12 +37,16 @@ class Held:
     error: str
 
 
+Resources = Mapping[tuple[str, str], Held]
+"""By type, as in `meshlib pc`, and name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One xDS client of a process, by node id, with what it holds by type and name."""
+    """One xDS client of a process, by node id, with what it holds."""
 
     node: str
-    resources: Mapping[tuple[str, str], Held]
+    resources: Resources
 
 
 def with_client_status(address: str, kind: str, streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -67,8 +72,8 @@ def with_client_status(address: str, kind: str, streams: list[dict[str, Any]]) -
 def _with_client(stream: Json, kind: str, clients: list[Client]) -> dict[str, Any]:
     names = {(one["type"], one["name"]) for one in stream["resources"]}
     own = [client.resources for client in clients if client.node == stream["id"]]
-    nothing: Mapping[tuple[str, str], Held] = {}
-    held = dict(max(own, key=lambda resources: len(names.intersection(resources)), default=nothing))
+    likest: Resources = max(own, key=lambda resources: len(names.intersection(resources)), default={})
+    held = dict(likest)
     judged = [_judged(one, held.pop((kind, one["name"]), None)) for one in stream["resources"] if one["type"] == kind]
     extra = [unsent(kind, name) for (of, name), one in sorted(held.items()) if of == kind and one.body is not None]
     return {**stream, "resources": judged + extra}
@@ -118,11 +123,9 @@ def _fetched(address: str) -> bytes:
     """The client's ClientStatusResponse, serialized."""
     import grpc
 
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise Failure(f"--csds {address!r} is no address", _EXAMPLE, USAGE)
     # A proxy of the environment is for the world outside.
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+    options = [("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(host_and_port(address, "--csds", _EXAMPLE), options) as channel:
         try:
             answer: bytes = channel.unary_unary(f"/{SERVICE}/FetchClientStatus")(b"", timeout=TIMEOUT)
         except grpc.RpcError as error:
@@ -136,5 +139,5 @@ def _refused(address: str, error: grpc.RpcError) -> Failure:
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return Failure(f"{address} serves gRPC, but not the client status discovery service", _SERVE)
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return Failure(f"no gRPC client's status at {address}: {error.details()}", f"{_EXAMPLE}; {_SERVE}", UNREACHABLE)
+        return Failure(f"no gRPC client's status at {address}: {error.details()}", f"--csds {_EXAMPLE}; {_SERVE}", UNREACHABLE)
     return Failure(f"{address} does not tell its client's status: {error.details()}", _SERVE)

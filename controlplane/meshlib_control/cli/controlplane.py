@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from meshlib_control.current import home_folder
-from meshlib_control.errors import CannotStart
+from meshlib_control.errors import CannotStart, WrongOption
 
-from .failure import USAGE, Failure
+from .failure import FAILURE, USAGE, Failure
 from .output import say
 
 
@@ -43,6 +43,12 @@ def controlplane(
         Path | None,
         typer.Option("--trust-bundle", metavar="FILE", help="Roots to trust as our own, PEM: those of SPIRE, for example."),
     ] = None,
+    cacerts: Annotated[
+        Path | None,
+        typer.Option(
+            "--cacerts", metavar="DIR", help="An authority of yours: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem."
+        ),
+    ] = None,
     trust_domain: Annotated[str, typer.Option("--trust-domain", help="First part of every SPIFFE id.")] = "cluster.local",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell about every connection and certificate.")] = False,
 ) -> int:
@@ -67,10 +73,12 @@ def controlplane(
         xds_mtls_address=xds_mtls_address,
         server_names=tuple(server_names or ()),
         trust_bundle=trust_bundle,
+        cacerts=cacerts,
         trust_domain=trust_domain,
     )
     try:
         asyncio.run(serve(options, say))
     except CannotStart as error:
-        raise Failure(error.problem, error.advice) from error
+        code = USAGE if isinstance(error, WrongOption) else FAILURE
+        raise Failure(error.problem, error.advice, code) from error
     return 0

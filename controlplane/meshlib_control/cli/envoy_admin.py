@@ -8,12 +8,13 @@ import operator
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from .failure import UNREACHABLE, USAGE, Failure
+from .addresses import http_url
+from .failure import UNREACHABLE, Failure
 from .in_use import Json, compared, unsent
 
 TIMEOUT: Final = 10.0  # seconds
+_EXAMPLE: Final = "http://127.0.0.1:15000"
 _MESSAGES: Final = {
     "listener": "envoy.config.listener.v3.Listener",
     "route": "envoy.config.route.v3.RouteConfiguration",
@@ -41,17 +42,15 @@ def with_config_dump(url: str, kind: str, resources: list[dict[str, Any]]) -> li
 
 
 def _config_dump(url: str) -> list[Json]:
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme != "http" or not parts.hostname:
-        raise Failure(f"--admin {url!r} is no URL", "--admin http://127.0.0.1:15000", USAGE)
-    connection = HTTPConnection(parts.hostname, parts.port or 80, timeout=TIMEOUT)
+    parts = http_url(url, "--admin", _EXAMPLE)
+    connection = HTTPConnection(parts.hostname or "", parts.port or 80, timeout=TIMEOUT)
     try:
         connection.request("GET", "/config_dump?include_eds")
         configs: list[Json] = json.loads(connection.getresponse().read())["configs"]
     except (OSError, HTTPException) as error:
-        raise Failure(f"cannot reach an Envoy at {url}: {error}", "--admin http://127.0.0.1:15000", UNREACHABLE) from error
+        raise Failure(f"cannot reach an Envoy at {url}: {error}", f"--admin {_EXAMPLE}", UNREACHABLE) from error
     except (ValueError, KeyError) as error:
-        raise Failure(f"{url} answers, but not as Envoy's administration", "--admin http://127.0.0.1:15000") from error
+        raise Failure(f"{url} answers, but not as Envoy's administration", f"--admin {_EXAMPLE}") from error
     finally:
         connection.close()
     return configs

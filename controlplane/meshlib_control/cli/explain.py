@@ -30,7 +30,7 @@ def explain(
     question = {
         "method": method.upper(),
         "url": url if "://" in url else f"http://{url}",
-        "headers": [_header(text) for text in headers or []],
+        "headers": [read_header(text) for text in headers or []],
         "from": caller,
         "namespace": namespace,
     }
@@ -43,7 +43,8 @@ def explain(
     print_explanation(answer)
 
 
-def _header(text: str) -> list[str]:
+def read_header(text: str) -> list[str]:
+    """`end-user: jason` as name and value."""
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         raise Failure(f"-H {text!r} is no header", "-H 'end-user: jason'", USAGE)

@@ -32,6 +32,9 @@ def create(
     use: Annotated[str, typer.Option("--for", metavar="join|api", help="What a service account's token is for.")] = "join",
     namespace: NamespaceOption = "default",
     ttl: Annotated[str, typer.Option("--ttl", metavar="TIME", help="How long it can be used, as in 90m, 24h or 30d.")] = "24h",
+    once: Annotated[
+        bool, typer.Option("--once", help="It is good for one certificate: one process joins with it, once.")
+    ] = False,
     output: OutputOption = Format.TABLE,
     api: ApiOption = "",
 ) -> None:
@@ -49,7 +52,7 @@ def create(
         raise Failure(f"--for {use!r} is neither join nor api", "--for api", USAGE)
     whose = {"user": user, "groups": groups or []} if user else {"serviceAccount": service_account, "use": use}
     seconds = parse_duration(ttl, "--ttl")
-    answer = find_api(api).post("/v1/tokens", {"namespace": namespace, "lifetimeSeconds": seconds, **whose})
+    answer = find_api(api).post("/v1/tokens", {"namespace": namespace, "lifetimeSeconds": seconds, "once": once, **whose})
     if output is Format.TABLE:
         print(answer["token"])
         return

@@ -72,6 +72,15 @@ def first_certificate(settings: Settings, place: CertificatePlace) -> Certificat
     return keeper
 
 
+def refuse_foreign_namespace(settings: Settings, keeper: CertificateKeeper) -> None:
+    """The control plane takes nobody in another namespace than the certificate's. Raises Failure."""
+    from meshlib.identity.spiffe import SpiffeId
+
+    owned = SpiffeId.parse(str(keeper.spiffe_id)).namespace
+    if owned != settings.namespace:
+        raise Failure(f"the token is of namespace {owned}, not {settings.namespace}", f"--namespace {owned}", USAGE)
+
+
 def keep_fresh(keeper: CertificateKeeper) -> None:
     """Renews a certificate in its folder until SIGINT or SIGTERM."""
     stopped = threading.Event()

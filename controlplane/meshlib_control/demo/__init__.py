@@ -75,7 +75,7 @@ def main(options: DemoOptions) -> int:
             print(_welcome(options), flush=True)
             _watch(group)
         except DemoError as error:
-            print(f"{error}", file=sys.stderr)
+            print(f"Error: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("\nStopping.", flush=True)
@@ -96,7 +96,7 @@ def _check_ports(options: DemoOptions) -> None:
             except OSError as error:
                 hint = f", or: make bookinfo PORT={port + 100}" if option == "--port" else ""
                 raise DemoError(
-                    f"Port {port} of {options.host} is taken ({error.strerror}).\n"
+                    f"port {port} of {options.host} is taken ({error.strerror}).\n"
                     f"Try: meshlib demo bookinfo {option} {port + 100}{hint}"
                 ) from error
 
@@ -124,7 +124,7 @@ def _token(options: DemoOptions, env: Mapping[str, str], account: str) -> Path:
     command = (*MESHLIB, "token", "create", "--service-account", account)
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise DemoError(f"No token for {account}: {result.stderr.strip()}\nTry: {shlex.join(command)}")
+        raise DemoError(f"no token for {account}: {result.stderr.strip()}\nTry: {shlex.join(command)}")
     path = options.folder / "tokens" / account
     path.parent.mkdir(mode=0o700, exist_ok=True)
     path.touch(mode=0o600)

@@ -22,6 +22,8 @@ JWT_FILTER: Final = "envoy.filters.http.jwt_authn"
 JWT_PAYLOAD: Final = "payload"
 _URI_TEMPLATE: Final = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"
 _ANY_VALUE: Final = {"safe_regex": {"regex": ".+"}}
+_LITERAL: Final = r"[-a-zA-Z0-9._~%!$&'()+,;:@=]+"
+_TEMPLATE: Final = re.compile(rf"(?:/(?:\{{\*\}}|{_LITERAL}))*(?:/\{{\*\*\}})?(?:/{_LITERAL})*/?")
 
 
 class Unenforceable(Exception):
@@ -51,6 +53,8 @@ def quoted(literal: str) -> str:
 
 def header(name: str, value: str, *, ignore_case: bool = False) -> Part:
     """A header of a request. `*`: it is there, maybe empty."""
+    if set(name) & set("\x00\r\n"):
+        raise Unenforceable(f"{name!r} is no name of a header")
     if value == "*":
         return {"header": {"name": name, "present_match": True}}
     return {"header": {"name": name, "string_match": {**text(value), "ignore_case": ignore_case}}}
@@ -66,6 +70,9 @@ def path(value: str) -> Part:
     if not is_template(value):
         return {"url_path": {"path": text(value)}}
     template = value.replace("{**}", "**").replace("{*}", "*")
+    # Envoy 1.40 refuses a longer one, and crashes with one that is no template.
+    if len(template) > 256 or not _TEMPLATE.fullmatch(value):
+        raise Unenforceable(f"{value} is no path template")
     config = pack(message(_URI_TEMPLATE)(path_template=template))
     return {"uri_template": {"name": "uri-template", "typed_config": config}}
 
@@ -184,4 +191,6 @@ def either(values: list[Part]) -> Part:
 
 def metadata(filter_name: str, keys: Sequence[str], value: Part) -> Part:
     """A place in the dynamic metadata."""
+    if not all(keys):
+        raise Unenforceable("a key is empty")
     return {"metadata": {"filter": filter_name, "path": [{"key": key} for key in keys], "value": value}}

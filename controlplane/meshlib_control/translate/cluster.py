@@ -18,7 +18,9 @@ from meshlib_control.translate.endpoint_group import load_assignment
 from meshlib_control.translate.envoy import clusters as envoy
 from meshlib_control.translate.envoy import tls as envoy_tls
 from meshlib_control.translate.peer_authentication import PeerRule, peer_rule
+from meshlib_control.translate.protection import protection
 from meshlib_control.translate.scope import selects, service_visible
+from meshlib_control.translate.trust_domains import trust_domains
 
 CONNECT_TIMEOUT = 10.0  # seconds; Istio's default
 DNS_REFRESH = 60.0  # seconds; Istio's default where the answer has no time to live
@@ -150,7 +152,7 @@ def cluster(world: World, node: Node, name: str) -> Resource | None:
         metadata=_metadata(found),
         **_discovery(found, node),
         **_transport(world, node, found),
-        **_limits(node, found),
+        **protection(node, found.policy, found.protocol),
     )
     return resource(name, body, found.sources)
 
@@ -221,20 +223,11 @@ def _secured(node: Node, found: Target, peers: set[str]) -> dict[str, Any]:
     return tls.upstream_socket(found.name, peers)
 
 
-def _limits(node: Node, found: Target) -> dict[str, Any]:
-    """What other clients do by themselves: no limits on what is under way, and the port's own HTTP version."""
-    if node.kind != "envoy":
-        return {}
-    return {
-        "circuit_breakers": envoy.circuit_breakers(),
-        "typed_extension_protocol_options": envoy.protocol_options(found.protocol),
-    }
-
-
 def _peers(world: World, found: Target) -> set[str]:
     """Who may answer: the accounts of all the service's instances, and what its ServiceEntry or the rule adds (Istio)."""
     accounts = {
-        tls.spiffe_id(world, instance.namespace, instance.service_account)
+        tls.spiffe_id(domain, instance.namespace, instance.service_account)
+        for domain in trust_domains(world)
         for instances in found.service.instances.values()
         for instance in instances
         if instance.service_account

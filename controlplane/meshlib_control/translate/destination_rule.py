@@ -19,6 +19,7 @@ from meshlib_control.kinds.destination_rule import (
     LoadBalancer,
     OutlierDetection,
     PortTrafficPolicy,
+    RetryBudget,
     Subset,
     TrafficPolicy,
 )
@@ -34,6 +35,7 @@ class Policy:
     connection_pool: ConnectionPool | None = None
     outlier_detection: OutlierDetection | None = None
     tls: ClientTls | None = None
+    retry_budget: RetryBudget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ def _override(base: Policy, policy: TrafficPolicy | None, port: int) -> Policy:
         connection_pool=policy.connection_pool or base.connection_pool,
         outlier_detection=policy.outlier_detection or base.outlier_detection,
         tls=policy.tls or base.tls,
+        retry_budget=policy.retry_budget or base.retry_budget,
     )
 
 

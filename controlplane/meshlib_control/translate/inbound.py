@@ -33,7 +33,7 @@ def inbound_listener(world: World, node: Node, name: str) -> Resource | None:
     body = message("envoy.config.listener.v3.Listener")(
         name=name,
         address={"socket_address": {"address": address, "port_value": port}},
-        filter_chains=list(_chains(node, rule.mode, _connection_manager(world, node, name, port))),
+        filter_chains=list(_chains(world, node, rule.mode, _connection_manager(world, node, name, port))),
         traffic_direction="INBOUND",
         metadata=inbound_metadata(world, node, rule, [port]),
         # Reads the first bytes, so that Envoy can choose between the chains.
@@ -42,13 +42,13 @@ def inbound_listener(world: World, node: Node, name: str) -> Resource | None:
     return resource(name, body, inbound_sources(world, node, [rule], [port]))
 
 
-def _chains(node: Node, mode: PeerMode, manager: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _chains(world: World, node: Node, mode: PeerMode, manager: dict[str, Any]) -> Iterator[dict[str, Any]]:
     grpc = node.kind == "grpc"
     filters = [manager]
     permissive = mode is PeerMode.PERMISSIVE and not grpc
     if mode is PeerMode.STRICT or permissive:
         match = {"filter_chain_match": {"transport_protocol": "tls"}} if permissive else {}
-        yield {"name": "mtls", "filters": filters, "transport_socket": downstream_socket(grpc), **match}
+        yield {"name": "mtls", "filters": filters, "transport_socket": downstream_socket(world, grpc), **match}
     if mode is not PeerMode.STRICT:
         match = {"filter_chain_match": {"transport_protocol": "raw_buffer"}} if permissive else {}
         yield {"name": "plain", "filters": filters, **match}

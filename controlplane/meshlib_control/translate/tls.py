@@ -14,6 +14,7 @@ from meshlib.config.messages import message, pack
 from meshlib_control.model import World
 from meshlib_control.names import ClusterName
 from meshlib_control.translate.build import ADS
+from meshlib_control.translate.trust_domains import trust_domains
 
 ALPN = ("istio-http/1.1", "istio", "http/1.1")
 TLS_MODE = "tlsMode"
@@ -22,9 +23,9 @@ _TLS_SOCKET = "envoy.transport_sockets.tls"
 _TLS = "envoy.extensions.transport_sockets.tls.v3."
 
 
-def spiffe_id(world: World, namespace: str, service_account: str) -> str:
-    """A workload's identity in this world's trust domain."""
-    return f"spiffe://{world.trust_domain}/ns/{namespace}/sa/{service_account}"
+def spiffe_id(trust_domain: str, namespace: str, service_account: str) -> str:
+    """A workload's identity."""
+    return f"spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
 
 
 def upstream_socket(name: ClusterName, peers: Iterable[str], grpc: bool = False) -> dict[str, Any]:
@@ -38,9 +39,12 @@ def upstream_socket(name: ClusterName, peers: Iterable[str], grpc: bool = False)
     return tls_socket(message(_TLS + "UpstreamTlsContext")(sni=name.sni, common_tls_context=common))
 
 
-def downstream_socket(grpc: bool = False) -> dict[str, Any]:
-    """The transport socket of a port that asks every client for a certificate of the mesh."""
-    common = _grpc_trust() if grpc else {**_sds_trust(), "alpn_protocols": ALPN}
+def downstream_socket(world: World, grpc: bool = False) -> dict[str, Any]:
+    """The transport socket of a port that asks every client for a certificate of the mesh.
+
+    A gRFC-A29 server has no matchers of names: whoever a root vouches for may come in there.
+    """
+    common = _grpc_trust() if grpc else {**_sds_trust(everybody(world)), "alpn_protocols": ALPN}
     return tls_socket(
         message(_TLS + "DownstreamTlsContext")(require_client_certificate={"value": True}, common_tls_context=common)
     )
@@ -62,17 +66,20 @@ def raw_socket() -> dict[str, Any]:
     return {"name": "envoy.transport_sockets.raw_buffer", "typed_config": pack(raw)}
 
 
+def everybody(world: World) -> list[dict[str, Any]]:
+    """Matchers for all members of the mesh: of its trust domain and of the names that this had before."""
+    return [{"san_type": "URI", "matcher": {"prefix": f"spiffe://{domain}/"}} for domain in trust_domains(world)]
+
+
 def _sds_peers(peers: Iterable[str]) -> dict[str, Any]:
-    trust = _sds_trust()
-    trust["combined_validation_context"]["default_validation_context"] = {"match_typed_subject_alt_names": exact_peers(peers)}
-    return {**trust, "alpn_protocols": ALPN}
+    return {**_sds_trust(exact_peers(peers)), "alpn_protocols": ALPN}
 
 
-def _sds_trust() -> dict[str, Any]:
+def _sds_trust(peers: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "tls_certificate_sds_secret_configs": [{"name": "default", "sds_config": ADS}],
         "combined_validation_context": {
-            "default_validation_context": {},
+            "default_validation_context": {"match_typed_subject_alt_names": peers},
             "validation_context_sds_secret_config": {"name": "ROOTCA", "sds_config": ADS},
         },
     }

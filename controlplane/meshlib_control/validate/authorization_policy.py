@@ -15,6 +15,7 @@ from meshlib_control.validate.common import each, target_references, told
 
 _DRY_RUN: Final = "istio.io/dry-run"
 _PATH_SEGMENT: Final = re.compile(r"[a-zA-Z0-9\-._~%!$&'()+,;:@=]+")
+_LONGEST_TEMPLATE: Final = 256
 _MAP_KEY: Final = re.compile(r"[^\[]+\[.+\]")
 # Identities and claims are known only after CUSTOM has been asked (Istio).
 _NOT_FOR_CUSTOM: Final = ("principals", "request_principals", "namespaces", "service_accounts", "trust_domains")
@@ -149,6 +150,13 @@ def _path(value: str) -> str:
             return f'invalid path "{value}": {{ and }} are only allowed as {{*}} and {{**}}'
         if operators and not _PATH_SEGMENT.fullmatch(segment):
             return f'invalid path "{value}": look at "{segment}"'
+    # Istio accepts what follows. Envoy 1.40 crashes with the first two and refuses the third.
+    if operators and not value.startswith("/"):
+        return f'invalid path "{value}": a template begins with /'
+    if operators and "//" in value:
+        return f'invalid path "{value}": a template has no empty segments'
+    if operators and len(value) > _LONGEST_TEMPLATE:
+        return f"a path with {{*}} or {{**}} has at most {_LONGEST_TEMPLATE} characters"
     return ""
 
 

@@ -34,6 +34,8 @@ class Limits:
         silence: seconds until the first request.
         error: characters of a rejection that are kept.
         told: rejections of a stream that are logged.
+        grpc_response: bytes of one response to gRPC's own clients, in any language: they end a stream that brings more, again
+            after every reconnect. Only what cannot be split may meet it.
     """
 
     message: int = 2 * 1024 * 1024
@@ -48,6 +50,7 @@ class Limits:
     silence: float = 30.0
     error: int = 4096
     told: int = 20
+    grpc_response: int = 4 * 1024 * 1024
 
     def check(self, what: str, amount: int, most: int) -> None:
         """Raises TooMuch if an amount is over its limit."""

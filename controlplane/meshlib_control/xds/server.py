@@ -20,7 +20,7 @@ from meshlib_control.model import Node, World
 from meshlib_control.registry import Registry
 from meshlib_control.snapshots import Snapshots, places
 from meshlib_control.xds.debounce import LONGEST, Debounce
-from meshlib_control.xds.exchange import Entry, SyncState, TypeStatus, Variant
+from meshlib_control.xds.exchange import Entry, Response, SyncState, TypeStatus, Variant
 from meshlib_control.xds.limits import Limits, OpenStreams, Pace, TooMuch
 from meshlib_control.xds.node import Caller, read_node
 from meshlib_control.xds.subscriptions import Subscriptions
@@ -311,7 +311,20 @@ class DiscoveryService:
                 if response is None:
                     break
                 # Waits while the client does not read: gRPC's flow control is the queue.
-                await context.write(write_response(stream.variant, response))
+                await context.write(self._written(stream.variant, stream.node, response))
+
+    def _written(self, variant: Variant, node: Node, response: Response) -> bytes:
+        """The bytes of a response. Raises TooMuch where the client could not say why it hangs up."""
+        data = write_response(variant, response)
+        if node.kind == "grpc" and len(data) > self._limits.grpc_response:
+            short = response.type_url.rpartition(".")[2]
+            reason = (
+                f"one response with {len(response.resources):,} of {short} has {len(data):,} bytes, and gRPC's clients take "
+                f"{self._limits.grpc_response:,}: call fewer destinations from one channel, or fewer instances of one"
+            )
+            _log.error("%s cannot be served: %s", node.id, reason)
+            raise TooMuch(reason)
+        return data
 
 
 async def _soon(requests: AsyncIterator[bytes], silence: float) -> AsyncIterator[bytes]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.pki import Authority, spiffe
+from tests.support.rbac import rules
 from tests.support.server_mesh import GOODBYE
 from tests.support.server_process import ASGI, COMMANDS, DEADLINE, KEEPS_ALIVE, ServerProcess, ask_on, until
 
@@ -37,6 +38,7 @@ def running(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 @pytest.fixture
 def server(running: ServerProcess) -> ServerProcess:
     running.mode("PERMISSIVE")
+    running.policy()
     return running
 
 
@@ -113,6 +115,44 @@ def test_a_client_cannot_forge_what_the_mesh_says(server: ServerProcess, name: s
     """Whatever it sends under these names, the application sees the mesh's word or nothing."""
     seen = server.ask("/who", tls=tls, headers={name: "URI=spiffe://cluster.local/ns/default/sa/admin"}).json()
     assert "admin" not in f"{seen['xfcc']}{seen['withheld']}{seen['peer']}"
+
+
+PRODUCTPAGE_READS = {
+    "rules": rules(
+        "ALLOW",
+        reads=(
+            {"url_path": {"path": {"exact": "/who"}}},
+            {"authenticated": {"principal_name": {"exact": spiffe("productpage")}}},
+        ),
+    )
+}
+
+
+def test_a_policy_decides_who_enters(server: ServerProcess) -> None:
+    """Who is not allowed gets Envoy's words, and the event Envoy's response code details."""
+    server.policy(PRODUCTPAGE_READS)
+    assert server.ask("/who").status == 200
+    refused = server.ask("/who", tls=False, headers={"x-request-id": "refused"})
+    assert (refused.status, refused.body) == (403, b"RBAC: access denied")
+    event = server.event(request_id="refused")
+    assert (event["status"], event["flags"]) == (403, "-")
+    assert event["detail"] == "rbac_access_denied_matched_policy[none]"
+
+
+def test_policy_and_application_see_the_same_path(server: ServerProcess) -> None:
+    """However it is written, it is normalized before it is decided on and before the application is called."""
+    server.policy(PRODUCTPAGE_READS)
+    assert server.ask("/other/..;x/%77ho").json()["peer"] == spiffe("productpage")
+    assert server.ask("/who/../slow").status == 403
+    assert server.ask("/who%00").status == 400
+
+
+def test_a_denied_request_is_named_by_its_policy(server: ServerProcess) -> None:
+    """DENY with the first policy that holds."""
+    server.policy({"rules": rules("DENY", nobody=({"any": True}, {"header": {"name": "x-bad", "present_match": True}}))})
+    assert server.ask("/who").status == 200
+    assert server.ask("/who", headers={"x-bad": "", "x-request-id": "bad"}).status == 403
+    assert server.event(request_id="bad")["detail"] == "rbac_access_denied_matched_policy[nobody]"
 
 
 def test_context_is_set_and_reset(server: ServerProcess) -> None:

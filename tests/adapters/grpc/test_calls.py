@@ -193,6 +193,7 @@ async def test_nobody_answers(scene: Scene) -> None:
     assert "UF" in error.details()
     assert "127.0.0.1:1" in error.details()
     assert "Connection refused" in error.details()
+    assert error.details().endswith("see: meshlib explain POST http://reviews:9080/test.Echo/One")
     assert isinstance(error.__cause__, ConnectFailure)
     await scene.flags(1)
     event = scene.mesh.events[-1]

@@ -146,7 +146,7 @@ async def test_asyncio_requests_are_sent_again() -> None:
     assert [message async for message in replay] == [b"a", b"b"]
     written = AsyncReplay(None, str.encode)
     reader = asyncio.create_task(anext(aiter(written)))
-    await written.write("a", asyncio.Event())
+    await written.write("a")
     assert await reader == b"a"
     written.end()
     assert [message async for message in written] == [b"a"]

@@ -29,6 +29,7 @@ from tests.support.grpc_callers import SyncCaller
 from tests.support.grpc_echo import Echo
 from tests.support.mesh import LocalMesh, destination, endpoint
 from tests.support.pki import Authority, spiffe
+from tests.support.rbac import ANY, rbac_filters, rules
 
 
 @dataclass
@@ -132,6 +133,31 @@ async def test_tokens_of_users(served: Served) -> None:
         await served.caller.one(metadata=(("authorization", f"Bearer {token[:-4]}"),))
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert caught.value.details() == JwtProblem.SIGNATURE_BAD_LENGTH.value
+
+
+async def test_a_policy_about_hosts_opens_no_door_by_what_a_server_does_not_know(served: Served, request: Any) -> None:
+    """A blocking server compares the authority; one of grpc.aio is not told it, and lets nobody in by it."""
+    host = {"header": {"name": ":authority", "string_match": {"exact": "elsewhere:1"}}}
+    served.mesh.inbound = InboundPort(PeerMode.PERMISSIVE, filters=rbac_filters({"rules": rules("DENY", hosts=(host, ANY))}))
+    if "sync" in request.node.name:
+        assert (await served.caller.one(timeout=5))["peer"] == spiffe("productpage")
+        return
+    with pytest.raises(grpc.RpcError) as caught:
+        await served.caller.one(timeout=5)
+    assert caught.value.code().name == "PERMISSION_DENIED"
+
+
+async def test_a_policy_decides_who_enters(served: Served) -> None:
+    """Who is not allowed ends with PERMISSION_DENIED and Envoy's words, and the event has Envoy's response code details."""
+    path, caller = {"url_path": {"path": {"exact": "/test.Echo/One"}}}, {"principal_name": {"exact": spiffe("productpage")}}
+    filters = rbac_filters({"rules": rules("ALLOW", calls=(path, {"authenticated": caller}))})
+    served.mesh.inbound = InboundPort(PeerMode.PERMISSIVE, filters=filters)
+    assert (await served.caller.one(timeout=5))["peer"] == spiffe("productpage")
+    with pytest.raises(grpc.RpcError) as caught:
+        await asyncio.to_thread(served.plain)
+    assert (caught.value.code().name, caught.value.details()) == ("PERMISSION_DENIED", "RBAC: access denied")
+    refused = served.events(2)[1]
+    assert (refused.grpc_status, refused.flags, refused.detail) == ("7", "-", "rbac_access_denied_matched_policy[none]")
 
 
 async def test_both_on_one_port(served: Served) -> None:

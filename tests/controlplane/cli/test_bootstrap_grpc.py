@@ -1,4 +1,4 @@
-"""`meshlib bootstrap grpc` and `meshlib certs keep`: files for gRPC's own xDS clients, of any language."""
+"""`meshlib bootstrap grpc` and `meshlib cert keep`: files for gRPC's own xDS clients, of any language."""
 
 from __future__ import annotations
 
@@ -133,3 +133,21 @@ def test_keep_renews_at_half_of_the_life_until_it_is_told_to_end(plane: ControlP
     assert process.returncode == 0
     assert time.monotonic() - started < 5
     assert "spiffe://cluster.local/ns/default/sa/ratings" in told
+
+
+@pytest.mark.usefixtures("plane")
+@pytest.mark.parametrize("kind", ["grpc", "envoy"])
+def test_a_namespace_that_is_not_the_tokens_is_refused(meshlib: Meshlib, token: str, kind: str) -> None:
+    """The control plane would refuse the client later, where nobody looks."""
+    result = meshlib("bootstrap", kind, "--certs", "certs", "-n", "other", "--write", "file.json", "--token-file", token)
+    assert result.code == 64
+    assert "the token is of namespace default, not other" in result.err
+    assert not Path("file.json").exists()
+
+
+@pytest.mark.usefixtures("plane")
+def test_a_protocol_that_nobody_speaks_is_refused(meshlib: Meshlib, token: str) -> None:
+    """It would be taken for bytes."""
+    options = ("-s", "ratings", "-p", "9080", "--certs", "certs", "--protocol", "spdy", "--token-file", token)
+    result = meshlib("bootstrap", "envoy", *options)
+    assert (result.code, "choose one of http, http2, grpc, https, tls, tcp" in result.err) == (64, True)

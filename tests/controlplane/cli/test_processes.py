@@ -206,3 +206,10 @@ def test_a_reader_that_leaves_early_is_no_error():
         line = f"{sys.executable} -m meshlib_control.cli get vs -o yaml | head -1; exit ${{PIPESTATUS[0]}}"
         result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:80000"])
+def test_an_address_that_is_none_is_a_wrong_command_line(meshlib, address):
+    """With the option and its form."""
+    result = meshlib("controlplane", "--xds-address", address)
+    assert (result.code, "--xds-address 127.0.0.1:15012" in result.err) == (64, True)

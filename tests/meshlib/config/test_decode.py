@@ -133,6 +133,28 @@ def test_filter_chains_tell_the_mode(chains: list[dict[str, Any]], mode: PeerMod
     assert found == InboundListener("in", mode, MADE_BY)
 
 
+def named(**matcher: str) -> dict[str, Any]:
+    """A mutual TLS chain that tells peers apart by name."""
+    names = {"default_validation_context": {"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": matcher}]}}
+    common = {"combined_validation_context": names}
+    context = packed(DOWNSTREAM, require_client_certificate={"value": True}, common_tls_context=common)
+    return {"transport_socket": {"name": "tls", "typed_config": context}}
+
+
+def test_trust_domains_of_peers_are_prefixes_of_their_names() -> None:
+    """As for Envoy."""
+    found = read(Kind.LISTENER, LISTENER, name="in", filter_chains=[named(prefix="spiffe://cluster.local/")])
+    assert isinstance(found, InboundListener)
+    assert found.trust_domains == {"cluster.local"}
+
+
+@pytest.mark.parametrize("matcher", [{"exact": "spiffe://cluster.local/"}, {"prefix": "spiffe://"}, {"prefix": "spiffe://a"}])
+def test_other_conditions_on_a_peers_name_are_refused(matcher: dict[str, str]) -> None:
+    """What would not be obeyed must not look as if it were."""
+    with refused("filter_chains[0].transport_socket"):
+        read(Kind.LISTENER, LISTENER, name="in", filter_chains=[named(**matcher)])
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [

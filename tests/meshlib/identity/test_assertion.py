@@ -127,12 +127,12 @@ def signed(
 
 
 def whom(credential: str, now: float = NOW) -> str:
-    return str(verify(credential, ROOT.pem, "cluster.local", now))
+    return str(verify(credential, ROOT.pem, ("cluster.local",), now))
 
 
 def refusal(credential: str, now: float = NOW) -> str:
     with pytest.raises(AssertionRefused) as refused:
-        verify(credential, ROOT.pem, "cluster.local", now)
+        verify(credential, ROOT.pem, ("cluster.local",), now)
     return str(refused.value)
 
 

@@ -66,6 +66,17 @@ def test_a_proved_peer_enters_in_every_mode(mode: PeerMode) -> None:
     assert admit(InboundPort(mode), PRODUCTPAGE) == Permit(PRODUCTPAGE, REQUEST, {}, [])
 
 
+def test_a_peer_of_another_trust_domain_is_denied() -> None:
+    """One root may vouch for several meshes; their names tell them apart. Plain text has no name to compare."""
+    port = InboundPort(trust_domains=frozenset({"new.example", "cluster.local"}))
+    assert isinstance(admit(port, PRODUCTPAGE), Permit)
+    assert isinstance(admit(port, STRANGER), Permit)
+    for name in ("spiffe://elsewhere/ns/default/sa/productpage", "spiffe://cluster.local.evil/ns/default/sa/productpage", ""):
+        denied = admit(port, Peer(name, "10.0.0.7:51234", "ab" * 32))
+        assert isinstance(denied, Denied)
+        assert "another trust domain" in denied.reason
+
+
 def test_xfcc_has_istios_form() -> None:
     """By, Hash, an empty quoted Subject, URI, in that order."""
     ours = "spiffe://cluster.local/ns/default/sa/reviews"

@@ -1,13 +1,15 @@
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meshlib.config.model import Abort, Cluster, Delay, Endpoint, Fault, LbPolicy, WeightedCluster
+from meshlib.config.protection import CircuitBreakers, OutlierDetection
 from meshlib.config.snapshot import Destination
 from meshlib.errors import (
     ConnectFailure,
@@ -16,11 +18,12 @@ from meshlib.errors import (
     NoHealthyUpstream,
     ProtocolFailure,
     UpstreamError,
+    UpstreamOverflow,
     UpstreamTimeout,
 )
 from meshlib.facts import Failure, FailureKind, Request, Response
 from meshlib.outbound.balance import Balancers
-from meshlib.outbound.exchange import Deliver, Exchange, LocalReply, Pause, Send, exchange, named_endpoint
+from meshlib.outbound.exchange import OVERFLOW, Deliver, Exchange, LocalReply, Pause, Send, exchange, named_endpoint
 from tests.support.destinations import Clock, Dice, destination, endpoints, exact, match, request, retries, route
 
 OK = Response(200)
@@ -328,3 +331,77 @@ def test_one_cluster_for_all_tries() -> None:
     driver.run(to)
     assert len(driver.sent) == 6
     assert len({send.cluster.name for send in driver.sent}) == 1
+
+
+def guarded(**changes: Any) -> Destination:
+    """A destination whose cluster has circuit breakers, outlier detection or both."""
+    found = destination()
+    return replace(found, clusters={name: replace(one, **changes) for name, one in found.clusters.items()})
+
+
+EVERYBODY = OutlierDetection(consecutive_5xx=1, interval=1.0, base_ejection_time=5.0, max_ejection_percent=100)
+
+
+def test_who_fails_is_left_out_and_comes_back() -> None:
+    """Until its time is over, on the caller's clock."""
+    driver, to = Driver(answers(Response(500))), guarded(outlier_detection=EVERYBODY)
+    (cluster,) = to.clusters.values()
+    for _ in to.assignments[cluster.name].endpoints:
+        driver.run(to)
+    with pytest.raises(NoHealthyUpstream):
+        driver.run(to)
+    driver.clock.sleep(7.0)
+    driver.upstream = answers(OK)
+    assert isinstance(driver.run(to), Deliver)
+
+
+def test_below_the_panic_threshold_everybody_is_asked() -> None:
+    """Nobody is healthy, so nobody is believed to be ill."""
+    driver, to = Driver(answers(Response(500))), guarded(outlier_detection=EVERYBODY, panic_threshold=50.0)
+    for _ in range(9):
+        assert isinstance(driver.run(to), Deliver)
+
+
+@pytest.mark.parametrize(("failure", "counts"), [(REFUSED, True), (RESET, True), (OVERFLOW, False)])
+def test_what_counts_against_an_endpoint(failure: Failure, counts: bool) -> None:
+    """What the network did, and not what a circuit breaker refused."""
+    driver, to = Driver(answers(failure)), guarded(outlier_detection=EVERYBODY)
+    with pytest.raises(UpstreamError):
+        driver.run(to)
+    (protection,) = driver.balancers.protections.values()
+    assert protection.outliers is not None
+    assert len(protection.outliers.ejected) == counts
+
+
+def test_a_caller_that_speaks_grpc_is_refused_before_a_connection() -> None:
+    """Requests that share connections are counted here; they count until their responses end."""
+    to, balancers = guarded(circuit_breakers=CircuitBreakers(max_requests=1)), Balancers()
+    first = exchange(to, request(), balancers, Clock(), Dice(0.5), multiplexed=True)
+    assert isinstance(next(first), Send)
+    second = exchange(to, request(), balancers, Clock(), Dice(0.5), multiplexed=True)
+    with pytest.raises(UpstreamOverflow) as told:
+        next(second)
+    assert (told.value.flag, told.value.status, told.value.sighting.detail) == ("UO", 503, "overflow")
+    first.close()
+    third = exchange(to, request(), balancers, Clock(), Dice(0.5), multiplexed=True)
+    assert isinstance(next(third), Send)
+
+
+def test_too_many_retries() -> None:
+    """The outcome stands, and the flag says why nothing followed; a retry counts until its outcome is known."""
+    policy = retries("5xx", count=2)
+    to = destination(route(retry=policy))
+    limits = CircuitBreakers(max_retries=1)
+    to = replace(to, clusters={name: replace(one, circuit_breakers=limits) for name, one in to.clusters.items()})
+    balancers, fails = Balancers(), Response(503)
+    waiting = exchange(to, request(), balancers, Clock(), Dice(0.5))
+    next(waiting)
+    assert isinstance(waiting.send(fails), Pause)
+    driver = Driver(answers(fails), balancers=balancers)
+    refused = driver.run(to)
+    assert isinstance(refused, Deliver)
+    assert (refused.attempts, refused.flag) == (1, "UO")
+    waiting.close()
+    again = driver.run(to)
+    assert isinstance(again, Deliver)
+    assert (again.attempts, again.flag) == (3, "URX")

@@ -14,7 +14,7 @@ from meshlib.identity.peer import peer_from_der
 from meshlib.runtime.certificates import ALPN, ALPN_HTTP2, Certificates, Identity, identity_of
 from meshlib.runtime.tls import TlsLayer
 from tests.support.destinations import Clock
-from tests.support.pki import Authority, spiffe
+from tests.support.pki import Authority, Leaf, spiffe
 
 REFUSED = r"(?i)alert|reset|closed|eof|broken pipe"
 """How a client learns of it: the alert, or the end of the connection that overtook it."""
@@ -180,6 +180,76 @@ def test_no_session_outlives_its_authority(old: Authority, new: Authority, servi
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         with pytest.raises(OSError, match=REFUSED):
             context.wrap_socket(plain)
+
+
+def named(authority: Authority, leaf: Leaf) -> Identity:
+    return identity_of([leaf.chain.decode(), authority.root.decode()], leaf.key)
+
+
+def test_a_revoked_client_is_refused(old: Authority, serving: tuple[Certificates, Server]) -> None:
+    """From the next handshake on, also by a listener that stood before the list came; others are served. And back again."""
+    certificates, server = serving
+    certificates.install(identity(old))
+    revoked, other = old.issue("revoked"), old.issue("other")
+    members = [Certificates(), Certificates()]
+    for each, leaf in zip(members, (revoked, other), strict=True):
+        each.install(named(old, leaf))
+    roots = old.root.decode()
+    certificates.trust(roots, old.revocations(revoked))
+    with pytest.raises(OSError, match=REFUSED):
+        shown(server, members[0])
+    assert shown(server, members[1]) == spiffe("reviews")
+    assert any("revoked" in reason for reason in server.refusals)
+    certificates.trust(roots)
+    assert shown(server, members[0]) == spiffe("reviews")
+
+
+def test_a_revoked_server_is_not_believed(old: Authority, serving: tuple[Certificates, Server]) -> None:
+    """Our clients look it up as well."""
+    certificates, server = serving
+    revoked = old.issue()
+    certificates.install(named(old, revoked))
+    client = member(old)
+    client.trust(old.root.decode(), old.revocations(revoked))
+    with pytest.raises(ssl.SSLCertVerificationError, match="revoked"):
+        shown(server, client)
+
+
+def test_a_list_that_comes_before_the_first_certificate_counts(old: Authority, serving: tuple[Certificates, Server]) -> None:
+    """And it outlives renewals."""
+    certificates, server = serving
+    revoked, client = old.issue("revoked"), Certificates()
+    client.install(named(old, revoked))
+    certificates.trust(old.root.decode(), old.revocations(revoked))
+    for _ in range(2):
+        certificates.install(identity(old))
+        with pytest.raises(OSError, match=REFUSED):
+            shown(server, client)
+
+
+def test_without_the_issuers_list_nobody_is_believed(
+    old: Authority, new: Authority, serving: tuple[Certificates, Server]
+) -> None:
+    """OpenSSL's and Envoy's rule: a list that is missing, or over, could hold anybody."""
+    certificates, server = serving
+    certificates.install(identity(old))
+    for lists in (new.revocations(), old.revocations(hours=-1)):
+        certificates.trust(old.root.decode() + new.root.decode(), lists)
+        with pytest.raises(OSError, match=REFUSED):
+            shown(server, member(old))
+    certificates.trust(old.root.decode() + new.root.decode(), new.revocations() + old.revocations())
+    assert shown(server, member(old)) == spiffe("reviews")
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_what_is_no_list_is_refused(old: Authority, joined: bool) -> None:
+    """And does not come back with the next certificate."""
+    certificates = member(old) if joined else Certificates()
+    with pytest.raises(IdentityError, match="does not accept the revocation lists"):
+        certificates.trust(old.root.decode(), "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n")
+    assert certificates.generation == joined
+    certificates.install(identity(old))
+    assert certificates.generation == joined + 1
 
 
 def test_a_client_without_certificate_is_refused(old: Authority, serving: tuple[Certificates, Server]) -> None:

@@ -79,7 +79,7 @@ def test_what_is_shown_proves_the_certificate(process: Process, authority: Certi
     """The control plane can check it with its root alone; each is another one; the text of a value shows no secret."""
     process.join()
     first, second = process.credential.show(), process.credential.show()
-    who = assertion.verify(first.bearer, authority.roots_pem, "cluster.local", process.clock.now)
+    who = assertion.verify(first.bearer, authority.roots_pem, ("cluster.local",), process.clock.now)
     assert str(who) == REVIEWS
     assert first.bearer != second.bearer
     assert first.metadata == (("authorization", f"Bearer {first.bearer}"),)

@@ -6,11 +6,12 @@ import pytest
 
 from meshlib.config.model import Cluster
 from meshlib.facts import Failure, FailureKind, Request, Response
+from meshlib.outbound.balance import Load
 from meshlib.outbound.exchange import LocalReply, Pause, Send
 from meshlib.runtime.drive import drive_async, drive_sync
 from tests.support.mesh import endpoint
 
-SEND = Send(endpoint(1), Cluster("c"), 1, None, (), Request("GET", "http", "a", "/"))
+SEND = Send(endpoint(1), Cluster("c"), 1, None, (), Request("GET", "http", "a", "/"), None, Load(endpoint(1), []))
 REPLY = LocalReply(404, (), b"", "NR", "route_not_found")
 
 

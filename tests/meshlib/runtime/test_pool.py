@@ -78,9 +78,9 @@ def test_died_while_idle() -> None:
 def test_key_tells_identities_and_generations_apart() -> None:
     """Plain text has neither; a TLS cluster's plain endpoint is plain."""
     cluster = Cluster("c", tls=UpstreamTls("sni", SANS))
-    assert key_of(Endpoint("10.0.0.1", 80, tls=True), cluster, 3) == ("10.0.0.1", 80, SANS, 3)
-    assert key_of(Endpoint("10.0.0.1", 80, tls=False), cluster, 3) == ("10.0.0.1", 80, frozenset(), 0)
-    assert key_of(Endpoint("10.0.0.1", 80, tls=True), Cluster("c"), 3) == ("10.0.0.1", 80, frozenset(), 0)
+    assert key_of(Endpoint("10.0.0.1", 80, tls=True), cluster, 3) == ("10.0.0.1", 80, SANS, 3, None)
+    assert key_of(Endpoint("10.0.0.1", 80, tls=False), cluster, 3) == ("10.0.0.1", 80, frozenset(), 0, None)
+    assert key_of(Endpoint("10.0.0.1", 80, tls=True), Cluster("c"), 3) == ("10.0.0.1", 80, frozenset(), 0, None)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["take", "give", "renew"]), st.integers(1, 3), st.floats(0, 2 * IDLE_SECONDS))))

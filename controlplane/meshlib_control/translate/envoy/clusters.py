@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from meshlib.config.messages import message, pack
@@ -85,11 +85,20 @@ def circuit_breakers() -> dict[str, Any]:
     return {"thresholds": [{**dict.fromkeys(kinds, unlimited), "track_remaining": True}]}
 
 
-def protocol_options(protocol: str) -> dict[str, Any]:
-    """How to speak to a port of a protocol: HTTP/2 where its name says so, HTTP/1.1 otherwise."""
-    if protocol not in HTTP2_PROTOCOLS:
-        return {}
-    return _options(explicit_http_config={"http2_protocol_options": {}})
+def protocol_options(
+    protocol: str, *, common: Mapping[str, Any] | None = None, outlier_detection: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """How to speak to a port of a protocol: HTTP/2 where its name says so, HTTP/1.1 otherwise.
+
+    Args:
+        common: of both, `core.v3.HttpProtocolOptions`.
+        outlier_detection: what counts as an error; None: statuses from 500.
+    """
+    more = {"common_http_protocol_options": common or None, "outlier_detection": outlier_detection}
+    given = {name: value for name, value in more.items() if value is not None}
+    if protocol in HTTP2_PROTOCOLS:
+        return _options(explicit_http_config={"http2_protocol_options": {}}, **given)
+    return _options(explicit_http_config={"http_protocol_options": {}}, **given) if given else {}
 
 
 def _as_downstream() -> dict[str, Any]:

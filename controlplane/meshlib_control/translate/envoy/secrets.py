@@ -18,14 +18,23 @@ def secret(world: World, node: Node, name: str) -> Resource | None:
     """The roots under Istio's name; None for everything else, `default` above all."""
     if name != ROOTS or node.kind == "grpc" or not world.roots:
         return None
-    body = message("envoy.extensions.transport_sockets.tls.v3.Secret")(name=name, validation_context=validation(world.roots))
+    body = message("envoy.extensions.transport_sockets.tls.v3.Secret")(
+        name=name, validation_context=validation(world.roots, world.revoked)
+    )
     return resource(name, body)
 
 
-def validation(roots: str) -> dict[str, Any]:
+def validation(roots: str, revoked: str) -> dict[str, Any]:
     """What a peer's certificate must lead to: a CertificateValidationContext.
 
     Args:
         roots: PEM.
+        revoked: PEM of lists; empty: there are none. Only leaves are looked up: roots seldom give lists.
     """
-    return {"trusted_ca": {"inline_string": roots}}
+    if not revoked:
+        return {"trusted_ca": {"inline_string": roots}}
+    return {
+        "trusted_ca": {"inline_string": roots},
+        "crl": {"inline_string": revoked},
+        "only_verify_leaf_cert_crl": True,
+    }

@@ -14,8 +14,7 @@ from meshlib.config.messages import message
 from meshlib_control.model import Node, World
 from meshlib_control.names import ClusterName
 from meshlib_control.translate.build import ADS, duration
-from meshlib_control.translate.tls import ALPN, exact_peers, tls_socket
-from meshlib_control.translate.trust_domains import trust_domains
+from meshlib_control.translate.tls import ALPN, everybody, exact_peers, tls_socket
 
 _TLS: Final = "envoy.extensions.transport_sockets.tls.v3."
 ALPN_HTTP2: Final = ("istio-h2", "istio", "h2")
@@ -38,8 +37,7 @@ def upstream_socket(node: Node, name: ClusterName, peers: Iterable[str], *, http
 
 def downstream_socket(world: World, node: Node) -> dict[str, Any]:
     """The transport socket of a port that asks every client for a certificate of the mesh."""
-    everybody = [{"san_type": "URI", "matcher": {"prefix": f"spiffe://{domain}/"}} for domain in trust_domains(world)]
-    common = _common(node, everybody, SERVED_ALPN)
+    common = _common(node, everybody(world), SERVED_ALPN)
     return tls_socket(
         message(_TLS + "DownstreamTlsContext")(require_client_certificate={"value": True}, common_tls_context=common)
     )
