@@ -82,13 +82,15 @@ class WorkloadApiServer:
             server.add_generic_rpc_handlers((self._handlers(),))
             server.add_insecure_port(f"unix:{inner}")
             await server.start()
-            door = await asyncio.start_unix_server(_Door(inner, gid).enter, sock=listener)
+            door = _Door(inner, gid)
+            outside = await asyncio.start_unix_server(door.enter, sock=listener)
             try:
                 yield
             finally:
-                door.close()
+                outside.close()
                 _remove(path)
                 await server.stop(None)
+                await door.empty()
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
@@ -179,8 +181,20 @@ class _Door:
     def __init__(self, inner: str, gid: int | None) -> None:
         self._inner = inner
         self._gid = gid
+        self._inside: set[asyncio.Future[None]] = set()
 
-    async def enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def empty(self) -> None:
+        """Until nobody is inside any more: gRPC has ended, and so has what leads to it."""
+        if self._inside:
+            await asyncio.wait(self._inside, timeout=1.0)
+
+    def enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """For `asyncio.start_unix_server`."""
+        visit = asyncio.ensure_future(self._led_in(reader, writer))
+        self._inside.add(visit)
+        visit.add_done_callback(self._inside.discard)
+
+    async def _led_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer):
             stranger = self._stranger(writer.get_extra_info("socket"))
             if stranger:

@@ -1,4 +1,4 @@
-"""Identities from a SPIFFE Workload API. A second control plane with roots of its own plays SPIRE: it and `certs serve`."""
+"""Identities from a SPIFFE Workload API. A second control plane with roots of its own plays SPIRE: it and `cert serve`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Spire:
     def start_agent(self, account: str, name: str = "") -> None:
         """Serves the account's identity, for certificates of 10 s."""
         where = ("--control-plane", f"{HOST}:{self.cluster.xds_port}", "--root-cert", str(self.bundle))
-        command = (*CLI, "certs", "serve", f"unix://{self.socket(account)}", "--token-file", str(self.cluster.token(account)))
+        command = (*CLI, "cert", "serve", f"unix://{self.socket(account)}", "--token-file", str(self.cluster.token(account)))
         self.cluster.group.start(
             name or account, (*command, *where), self.cluster.env | {"MESHLIB_CERTIFICATE_LIFETIME": str(LIFETIME)}
         )
