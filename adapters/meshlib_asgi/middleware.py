@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
+from collections import deque
 from typing import TYPE_CHECKING
 
 import meshlib
 from meshlib.errors import MeshError
+from meshlib.inbound.ext_authz import BodyStart, ReadBody
 from meshlib.inbound.forwarded import forwarded_client_cert
 from meshlib.inbound.sender import enter, leave, let_in
-from meshlib.inbound.visit import Denied
+from meshlib.inbound.visit import Answer, Denied, Question, refusal
 from meshlib.runtime.admission import admit_async, answer_async, arrived, tell
 from meshlib_asgi._convert import GONE, App, Message, Receive, Scope, Send, address, admitted, peer_of, raw_headers, request_of
 
@@ -98,8 +99,8 @@ class _Arrival:
     """One request: what was asked, what was answered, how it ended."""
 
     __slots__ = (
-        "_added", "_denied", "_ended", "_gone", "_mesh", "_receive", "_received", "_record", "_request", "_scope", "_send",
-        "_sent", "_status", "peer",
+        "_added", "_denied", "_ended", "_gone", "_kept", "_mesh", "_receive", "_received", "_record", "_request", "_scope",
+        "_send", "_sent", "_status", "peer",
     )  # fmt: skip
 
     def __init__(self, mesh: Mesh, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,6 +116,7 @@ class _Arrival:
         self._gone = False
         self._ended = False
         self._added: list[tuple[bytes, bytes]] = []
+        self._kept: deque[Message] = deque()  # read for a filter, not yet by the application
         self._denied: Denied | None = None
 
     async def serve(self, app: App) -> None:
@@ -133,7 +135,7 @@ class _Arrival:
     async def _admit(self, app: App) -> None:
         mesh, port = self._mesh, self._mesh.inbound
         visit = arrived(self._request, self.peer, address(self._scope.get("server")), mesh.counting)
-        answer = await admit_async(port, visit, partial(answer_async, mesh))
+        answer = await admit_async(port, visit, self._answer)
         tell(_log, port, visit, answer)
         self._record.request = visit.request
         if isinstance(answer, Denied):
@@ -146,20 +148,34 @@ class _Arrival:
         self._added = raw_headers(answer.response_headers)
         await app(scope, self._on_receive, self._on_send)
 
+    async def _answer(self, question: Question) -> Answer:
+        if isinstance(question, ReadBody):
+            return await self._read(question.most)
+        return await answer_async(self._mesh, question)
+
+    async def _read(self, most: int) -> BodyStart:
+        """The beginning of the body; the application gets the same messages again."""
+        data, more = bytearray(), self._scope["type"] == "http"
+        while more and len(data) <= most:
+            message = await self._receive()
+            self._kept.append(message)
+            data += message.get("body", b"")
+            more = bool(message.get("more_body", False))
+        return BodyStart(bytes(data[:most]), len(data) > most)
+
     async def _refuse(self, answer: Denied) -> None:
         self._denied = answer
         if self._scope["type"] == "websocket":
             await self._on_receive()
             await self._on_send({"type": "websocket.close", "code": 1008})
             return
-        body = answer.words.encode()
-        head = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-        head += raw_headers(answer.headers)
+        body, headers = refusal(answer)
+        head = raw_headers((*headers, ("connection", "close")))
         await self._on_send({"type": "http.response.start", "status": answer.status, "headers": head})
         await self._on_send({"type": "http.response.body", "body": body})
 
     async def _on_receive(self) -> Message:
-        message = await self._receive()
+        message = self._kept.popleft() if self._kept else await self._receive()
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
         elif message["type"].endswith(".disconnect"):

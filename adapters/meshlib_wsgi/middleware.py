@@ -11,15 +11,16 @@ import contextvars
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 import meshlib
+from meshlib.inbound.ext_authz import BodyStart, ReadBody
 from meshlib.inbound.forwarded import forwarded_client_cert
 from meshlib.inbound.sender import enter, let_in
-from meshlib.inbound.visit import Denied
+from meshlib.inbound.visit import Answer, Denied, Question, refusal
 from meshlib.runtime.admission import admit_sync, answer, arrived, tell
+from meshlib_wsgi._body import Replayed
 from meshlib_wsgi._convert import (
     SEEN,
     App,
@@ -132,7 +133,7 @@ class _Arrival:
         asked = self._record.request
         mesh, port = self._mesh, self._mesh.inbound
         visit = arrived(asked, self.peer, local_address(self._environ), mesh.counting)
-        decided = admit_sync(port, visit, partial(answer, mesh))
+        decided = admit_sync(port, visit, self._answer)
         tell(_log, port, visit, decided)
         self._record.request = visit.request
         if isinstance(decided, Denied):
@@ -144,11 +145,21 @@ class _Arrival:
         admit_into(self._environ, self.peer, certificate, self._record.context.request_id)
         return app(self._environ, self._on_start)
 
+    def _answer(self, question: Question) -> Answer:
+        return self._read(question.most) if isinstance(question, ReadBody) else answer(self._mesh, question)
+
+    def _read(self, most: int) -> BodyStart:
+        """The beginning of the body, which the application gets again."""
+        rest = self._environ["wsgi.input"]
+        length = self._environ.get("CONTENT_LENGTH")
+        data = rest.read(min(most + 1, int(length)) if length else most + 1)
+        self._environ["wsgi.input"] = Replayed(data, rest)
+        return BodyStart(data[:most], len(data) > most)
+
     def _refuse(self, answer: Denied) -> Iterable[bytes]:
         self._denied = answer
-        body = answer.words.encode()
-        head = [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), *answer.headers]
-        self._on_start(f"{answer.status} {responses.get(answer.status, 'Refused')}", head)
+        body, headers = refusal(answer)
+        self._on_start(f"{answer.status} {responses.get(answer.status, 'Refused')}", list(headers))
         return [body]
 
     def _watch_file(self, body: Any) -> Iterable[bytes]:

@@ -156,10 +156,6 @@ def _protocol(value: Any) -> str:
     return "" if value.upper() in {"", "HTTP"} else f"{value} is not effective yet, only HTTP"
 
 
-def _action(value: Any) -> str:
-    return "no external authorizer is asked yet: CUSTOM refuses what its rules match" if value == "CUSTOM" else ""
-
-
 def _target(value: Any) -> str:
     return "" if value == "Service" else f"a policy for a {value} is not effective yet: it refuses nobody"
 
@@ -189,7 +185,6 @@ LIMITS: Final[Mapping[str, Mapping[str, Callable[[Any], str]]]] = {
         "spec.jwtRules[].presence": _presence,
     },
     "AuthorizationPolicy": {
-        "spec.action": _action,
         "spec.targetRef.kind": _target,
         "spec.targetRefs[].kind": _target,
     },

@@ -20,12 +20,14 @@ import msgspec
 from meshlib_control import yaml
 from meshlib_control.kinds import MeshConfig, schema
 from meshlib_control.kinds.mesh_config import OTHER_FIELDS
-from meshlib_control.mistakes import InvalidObject, Mistake, child, did_you_mean
+from meshlib_control.mistakes import InvalidObject, Mistake, child, did_you_mean, item
 from meshlib_control.model import MeshObject, ObjectKey
+from meshlib_control.validate import extension_provider
 
 KEY: Final = ObjectKey("", "ConfigMap", "istio-system", "istio")
 FIELD: Final = "data.mesh"
 
+_AUTHORIZERS: Final = frozenset({"envoyExtAuthzHttp", "envoyExtAuthzGrpc"})
 _UNDERSTOOD: Final = frozenset(field.encode_name for field in msgspec.structs.fields(MeshConfig))
 
 
@@ -53,12 +55,21 @@ def mistakes(found: MeshObject) -> Iterator[Mistake]:
     for key in written:
         if key not in _UNDERSTOOD | OTHER_FIELDS:
             yield Mistake(child(FIELD, key), f'unknown field "{key}"', did_you_mean(key, _UNDERSTOOD | OTHER_FIELDS))
-    yield from schema.mistakes(MeshConfig, _understood(written), FIELD)
+    wrong = list(schema.mistakes(MeshConfig, _understood(written), FIELD))
+    yield from wrong
+    if not wrong:
+        yield from extension_provider.check(schema.build(MeshConfig, _understood(written)).extension_providers, FIELD)
 
 
 def idle_fields(found: MeshObject) -> list[str]:
     """Paths of what is set and does nothing yet."""
-    return [child(FIELD, key) for key, value in _written(found).items() if value and key in OTHER_FIELDS]
+    written = _written(found)
+    providers = (written.get("extensionProviders") or []) if isinstance(written, dict) else []
+    others = [index for index, one in enumerate(providers) if not _AUTHORIZERS & one.keys()]
+    return [
+        *(child(FIELD, key) for key, value in written.items() if value and key in OTHER_FIELDS),
+        *(item(child(FIELD, "extensionProviders"), index) for index in others),
+    ]
 
 
 def _written(found: MeshObject) -> Any:

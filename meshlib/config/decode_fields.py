@@ -28,6 +28,21 @@ def required(text: str, place: str) -> str:
     return text
 
 
+def target_of_cluster(name: str, place: str) -> str:
+    """`host:port` of a service of the mesh, by its cluster: `outbound|8081||ratelimit.default...`."""
+    parts = name.split("|")
+    if len(parts) != 4 or parts[0] != "outbound" or not parts[1].isdigit() or not parts[3]:
+        raise ConfigurationError("needs the cluster of a service, outbound|8081||ratelimit.default...", field=place)
+    return f"{parts[3]}:{parts[1]}"
+
+
+def plain(text: str, place: str) -> str:
+    """A text without Envoy's commands (%REQ(...)%), which we do not obey; two percent signs are one."""
+    if "%" in text.replace("%%", ""):
+        raise ConfigurationError(f"commands are not supported: {text}", field=place)
+    return text.replace("%%", "%")
+
+
 def seconds(owner: Any, name: str, place: str) -> float:
     """A duration field; 0.0 if it is not set."""
     duration = getattr(owner, name)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from meshlib.config import decode_fields as fields
+from meshlib.config.decode_ext_authz import ext_authz
 from meshlib.config.decode_jwt import jwt_authn
 from meshlib.config.decode_rate_limit import global_rate_limit, local_rate_limit
 from meshlib.config.decode_rbac import rbac
@@ -24,6 +25,7 @@ def _nothing(body: Any, place: str) -> None:
 
 
 _DECODERS: Mapping[str, Callable[[Any, str], Filter | None]] = {
+    "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz": ext_authz,
     "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication": jwt_authn,
     "envoy.extensions.filters.http.rbac.v3.RBAC": rbac,
     "envoy.extensions.filters.http.router.v3.Router": _nothing,

@@ -136,7 +136,7 @@ def _action(action: Any, place: str) -> Action:
 
 
 def _generic_key(action: Any, place: str) -> Action:
-    return values.Constant(action.descriptor_key or "generic_key", _plain(action.descriptor_value, place))
+    return values.Constant(action.descriptor_key or "generic_key", fields.plain(action.descriptor_value, place))
 
 
 def _request_headers(action: Any, _place: str) -> Action:
@@ -156,7 +156,7 @@ def _masked(action: Any, _place: str) -> Action:
 
 def _header_value_match(action: Any, place: str) -> Action:
     conditions = tuple(header_match(one, f"{place}.headers[{index}]") for index, one in enumerate(action.headers))
-    value = _plain(action.descriptor_value, place)
+    value = fields.plain(action.descriptor_value, place)
     return values.HeadersMatch(action.descriptor_key or "header_match", value, conditions, _expected(action))
 
 
@@ -164,7 +164,7 @@ def _query_value_match(action: Any, place: str) -> Action:
     conditions = tuple(
         query_match(one, f"{place}.query_parameters[{index}]") for index, one in enumerate(action.query_parameters)
     )
-    value = _plain(action.descriptor_value, place)
+    value = fields.plain(action.descriptor_value, place)
     return values.QueryMatches(action.descriptor_key or "query_match", value, conditions, _expected(action))
 
 
@@ -248,14 +248,7 @@ def _error_status(code: int, default: int) -> int:
 
 def _headers(options: Iterable[Any], place: str) -> Headers:
     found = ((one.header.key.lower(), one.header.value or one.header.raw_value.decode("latin-1")) for one in options)
-    return tuple((name, _plain(value, place)) for name, value in found)
-
-
-def _plain(text: str, place: str) -> str:
-    """A text without Envoy's commands (%REQ(...)%), which we do not obey; two percent signs are one."""
-    if "%" in text.replace("%%", ""):
-        raise ConfigurationError(f"commands are not supported: {text}", field=place)
-    return text.replace("%%", "%")
+    return tuple((name, fields.plain(value, place)) for name, value in found)
 
 
 def _tells(body: Any) -> bool:
@@ -266,9 +259,4 @@ def _target(service: Any, place: str) -> str:
     """Where the service is: a mesh cluster's host and port, or the target of google_grpc."""
     if service.google_grpc.target_uri:
         return str(service.google_grpc.target_uri)
-    kind, _, rest = service.envoy_grpc.cluster_name.partition("|")
-    port, _, subset_and_host = rest.partition("|")
-    host = subset_and_host.rpartition("|")[2]
-    if kind != "outbound" or not port.isdigit() or not host:
-        raise ConfigurationError("needs the cluster of a service, outbound|8081||ratelimit.default...", field=place)
-    return f"{host}:{port}"
+    return fields.target_of_cluster(service.envoy_grpc.cluster_name, place)

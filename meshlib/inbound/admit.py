@@ -18,12 +18,13 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
+from meshlib.config.ext_authz import ExtAuthz
 from meshlib.config.jwt import JwtAuthn
 from meshlib.config.model import Origin, PeerMode
 from meshlib.config.policy import AS_WRITTEN, Filter, InboundListener, Normalization, Rbac
 from meshlib.config.rate_limit import GlobalRateLimit, LocalRateLimit
 from meshlib.facts import Peer
-from meshlib.inbound import authorize
+from meshlib.inbound import authorize, ext_authz
 from meshlib.inbound.jwt import TokenCheck
 from meshlib.inbound.normalize import normalize
 from meshlib.inbound.rate_limit import ask_global, decide_local
@@ -39,6 +40,7 @@ def _limiting(decide: Callable[[Any, Visit], Denied | Asking | None]) -> Callabl
 
 
 _STEPS: Mapping[type[Filter], Callable[[Any], Step | None]] = {
+    ExtAuthz: lambda one: partial(ext_authz.ask, one),
     JwtAuthn: TokenCheck,
     Rbac: authorize.step,
     LocalRateLimit: _limiting(decide_local),

@@ -109,6 +109,14 @@ class Denied:
         return self.reason if self.body is None else self.body
 
 
+def refusal(answer: Denied) -> tuple[bytes, Headers]:
+    """Body and headers of an HTTP answer; what a filter says about them replaces what would be said anyway."""
+    body = answer.words.encode("utf-8", "surrogateescape")
+    given = {name for name, _ in answer.headers}
+    plain = [("content-type", "text/plain")] if body and "content-type" not in given else []
+    return body, (*plain, ("content-length", str(len(body))), *answer.headers)
+
+
 class Question:
     """What a filter has to ask somebody else before it can decide. Each kind is a class of its own, with its answer's type."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from meshlib.facts import Peer, Request
 from meshlib.inbound.admit import InboundPort, admission
+from meshlib.inbound.ext_authz import AskGrpc, AskHttp, BodyStart, ReadBody
 from meshlib.inbound.rate_limit import AskRateLimit, Counting
 from meshlib.inbound.visit import Answer, Denied, Permit, Question, Visit
 
@@ -32,6 +33,12 @@ def answer(mesh: Mesh, question: Question) -> Answer:
     """Asks who a filter wants to know it from, waiting as long as it takes."""
     if isinstance(question, AskRateLimit):
         return mesh.rate_limit_services.ask(question)
+    if isinstance(question, AskGrpc):
+        return mesh.authorizers.ask(question)
+    if isinstance(question, AskHttp):
+        return mesh.authorizers.ask_http(question)
+    if isinstance(question, ReadBody):
+        return BodyStart()  # adapters answer it that have a body to show; a gRPC call's messages are not shown
     return nobody(question)
 
 
@@ -39,7 +46,11 @@ async def answer_async(mesh: Mesh, question: Question) -> Answer:
     """As `answer`."""
     if isinstance(question, AskRateLimit):
         return await mesh.rate_limit_services.ask_async(question)
-    return nobody(question)
+    if isinstance(question, AskGrpc):
+        return await mesh.authorizers.ask_async(question)
+    if isinstance(question, AskHttp):
+        return await mesh.authorizers.ask_http_async(question)
+    return answer(mesh, question)
 
 
 def tell(log: logging.Logger, port: InboundPort, visit: Visit, answer: Permit | Denied) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from meshlib.runtime.client_sync import SyncClient
     from meshlib.runtime.control import Control
     from meshlib.runtime.enrolment import Enrolment
+    from meshlib.runtime.ext_authz import Authorizers
     from meshlib.runtime.rate_limit import RateLimitServices
     from meshlib.runtime.stats import StatsServer
     from meshlib.telemetry.records import Telemetry
@@ -146,6 +147,13 @@ class Mesh:
         from meshlib.runtime.rate_limit import RateLimitServices
 
         return RateLimitServices(self)
+
+    @cached_property
+    def authorizers(self) -> Authorizers:
+        """Who is asked whether requests may enter."""
+        from meshlib.runtime.ext_authz import Authorizers
+
+        return Authorizers(self)
 
     def client(self) -> SyncClient:
         """The client for threads; one per mesh."""
@@ -379,7 +387,7 @@ class Mesh:
     def _after_fork_in_child(self) -> None:
         # The parent's objects are kept, not freed: destroying gRPC's halves of threads that did not come along could hang.
         _left_behind.append((self._parts, self._sync_client))
-        _left_behind.extend(self.__dict__.pop(name, None) for name in ("counting", "rate_limit_services"))
+        _left_behind.extend(self.__dict__.pop(name, None) for name in ("counting", "rate_limit_services", "authorizers"))
         certificates: Certificates | None = self.__dict__.get("certificates")  # not made here if nobody asked for it yet
         if certificates is not None:
             certificates.after_fork()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from meshlib_control.kinds.base import NonEmpty, Spec
+from meshlib_control.kinds.extension_provider import ExtensionProvider
 
 Normalization = Literal["DEFAULT", "NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"]
 
@@ -25,6 +26,7 @@ class MeshConfig(Spec, frozen=True):
     trust_domain_aliases: tuple[NonEmpty, ...] = ()
     root_namespace: str = ""
     path_normalization: PathNormalization = PathNormalization()
+    extension_providers: tuple[ExtensionProvider, ...] = ()
 
 
 # fmt: off
@@ -33,7 +35,7 @@ OTHER_FIELDS: Final = frozenset((
     "connectTimeout", "defaultConfig", "defaultDestinationRuleExportTo", "defaultHttpRetryPolicy", "defaultProviders",
     "defaultServiceExportTo", "defaultTrafficPolicy", "defaultVirtualServiceExportTo", "disableEnvoyListenerLog",
     "discoverySelectors", "dnsRefreshRate", "enableAutoMtls", "enableEnvoyAccessLogService", "enablePrometheusMerge",
-    "enableTracing", "extensionProviders", "h2UpgradePolicy", "hboneIdleTimeout", "inboundClusterStatName",
+    "enableTracing", "h2UpgradePolicy", "hboneIdleTimeout", "inboundClusterStatName",
     "inboundTrafficPolicy", "ingressClass", "ingressControllerMode", "ingressSelector", "ingressService",
     "localityLbSetting", "meshMTLS", "outboundClusterStatName", "outboundTrafficPolicy", "protocolDetectionTimeout",
     "proxyHttpPort", "proxyInboundListenPort", "proxyListenPort", "serviceEntryVisibility", "serviceScopeConfigs",
