@@ -112,9 +112,9 @@ class Denied:
 def refusal(answer: Denied) -> tuple[bytes, Headers]:
     """Body and headers of an HTTP answer; what a filter says about them replaces what would be said anyway."""
     body = answer.words.encode("utf-8", "surrogateescape")
-    given = {name for name, _ in answer.headers}
-    plain = [("content-type", "text/plain")] if body and "content-type" not in given else []
-    return body, (*plain, ("content-length", str(len(body))), *answer.headers)
+    kind = next((value for name, value in answer.headers if name == "content-type"), "text/plain")
+    headers = [item for item in answer.headers if item[0] != "content-type"]
+    return body, (*((("content-type", kind),) if body else ()), ("content-length", str(len(body))), *headers)
 
 
 class Question:

@@ -55,8 +55,10 @@ class Authorizers:
         try:
             answer = self._channels.call(service.target)(self._request(question), timeout=service.timeout or None)
         except grpc.RpcError as error:
-            return self._unanswered(service.target, error)
-        return self._answered(service.target, verdict(answer))
+            self._unanswered(service.target, f"{error.code().name}: {error.details()}")
+            return None
+        self._answered(service.target)
+        return verdict(answer)
 
     async def ask_async(self, question: AskGrpc) -> Verdict | None:
         """As `ask`, for the running event loop."""
@@ -65,52 +67,59 @@ class Authorizers:
             call = self._channels.async_call(service.target)
             answer = await call(self._request(question), timeout=service.timeout or None)
         except grpc.RpcError as error:
-            return self._unanswered(service.target, error)
-        return self._answered(service.target, verdict(answer))
+            self._unanswered(service.target, f"{error.code().name}: {error.details()}")
+            return None
+        self._answered(service.target)
+        return verdict(answer)
 
     def ask_http(self, question: AskHttp) -> Heard | None:
         """The authorizer's answer; None: it gave none."""
         service = question.service
-        limit = Timeout(connect=service.timeout, read=service.timeout, write=service.timeout)
-        mesh = self._mesh()
+        limit = Timeout(connect=service.timeout or None, read=service.timeout or None, write=service.timeout or None)
         try:
-            found = mesh and mesh.client().send(question.request, question.body, timeout=limit, host=service.target)
-            if found is None:
-                return self._answered(service.target, outside(question))
-            with closing(found):
-                return self._answered(service.target, _heard(found.status, found.headers, found.read()))
+            found = self._joined().client().send(question.request, question.body, timeout=limit, host=service.target)
+            heard = outside(question) if found is None else _heard(found.status, found.headers, found.read())
         except _LOST as error:
-            return self._unanswered(service.target, error)
+            self._unanswered(service.target, str(error))
+            return None
+        self._answered(service.target)
+        return heard
 
     async def ask_http_async(self, question: AskHttp) -> Heard | None:
         """As `ask_http`, for the running event loop."""
         service = question.service
-        mesh = self._mesh()
         try:
             async with asyncio.timeout(service.timeout or None):
-                found = mesh and await mesh.async_client().send(question.request, question.body, host=service.target)
+                found = await self._joined().async_client().send(question.request, question.body, host=service.target)
                 if found is None:
-                    return self._answered(service.target, await asyncio.to_thread(outside, question))
-                with closing(found):
-                    return self._answered(service.target, _heard(found.status, found.headers, await found.read()))
+                    heard = await asyncio.to_thread(outside, question)
+                else:
+                    heard = _heard(found.status, found.headers, await found.read())
         except _LOST as error:
-            return self._unanswered(service.target, error)
+            self._unanswered(service.target, str(error))
+            return None
+        self._answered(service.target)
+        return heard
+
+    def _joined(self) -> Mesh:
+        mesh = self._mesh()
+        if mesh is None:
+            raise OSError("the mesh is gone")
+        return mesh
 
     def _request(self, question: AskGrpc) -> Any:
         mesh = self._mesh()
         return check_request(question, str(mesh.certificates.spiffe_id or "") if mesh is not None else "")
 
-    def _answered(self, target: str, answer: Any) -> Any:
+    def _answered(self, target: str) -> None:
         if target in self._silent:
             self._silent.discard(target)
             _log.info("meshlib: the authorizer %s answers again", target)
-        return answer
 
-    def _unanswered(self, target: str, error: Any) -> None:
+    def _unanswered(self, target: str, why: str) -> None:
         if target not in self._silent:  # an outage is told once
             self._silent.add(target)
-            words = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.RpcError) else str(error)
-            _log.warning("meshlib: the authorizer %s does not answer: %s", target, words)
+            _log.warning("meshlib: the authorizer %s does not answer: %s", target, why or "it took too long")
 
 
 def outside(question: AskHttp) -> Heard:
@@ -200,29 +209,37 @@ def verdict(answer: Any) -> Verdict:
         found = answer.ok_response
         return Verdict(
             Word.IN,
-            changes=_changes(found.headers),
+            changes=_for_application(found.headers),
             removed=tuple(name.lower() for name in found.headers_to_remove),
             query=Query(
                 tuple((one.key, one.value) for one in found.query_parameters_to_set), tuple(found.query_parameters_to_remove)
             ),
-            told=_changes(found.response_headers_to_add),
+            told=tuple(map(_for_client, found.response_headers_to_add)),
             metadata=facts,
         )
     word = Word.ERROR if answer.HasField("error_response") else Word.OUT
     found = answer.error_response if word is Word.ERROR else answer.denied_response
-    return Verdict(word, found.status.code, found.body, told=_changes(found.headers), metadata=facts)
+    # Envoy 1.40: what is to be joined to a header finds none in a refusal (tried).
+    heard = [one for one in found.headers if word is Word.ERROR or not one.append.value]
+    told = tuple(Change(_name(one), _value(one), Way.ADD) for one in heard)
+    return Verdict(word, found.status.code, found.body, told=told, metadata=facts)
 
 
-def _changes(options: Any) -> tuple[Change, ...]:
-    return tuple(Change(one.header.key.lower(), _value(one.header), _way(one)) for one in options)
+def _for_application(options: Any) -> tuple[Change, ...]:
+    """Envoy 1.40 looks at the former field `append` only, and joins after it has set (tried)."""
+    found = [Change(_name(one), _value(one), Way.JOIN_IF_PRESENT if one.append.value else Way.SET) for one in options]
+    return tuple(sorted(found, key=lambda change: change.way is Way.JOIN_IF_PRESENT))
 
 
-def _value(header: Any) -> str:
-    return header.value.encode().decode("latin-1") if header.value else header.raw_value.decode("latin-1")
-
-
-def _way(option: Any) -> Way:
-    if option.HasField("append"):
-        return Way.JOIN_IF_PRESENT if option.append.value else Way.SET
+def _for_client(option: Any) -> Change:
     name = option.DESCRIPTOR.fields_by_name["append_action"].enum_type.values_by_number.get(option.append_action)
-    return Way(name.name) if name is not None else Way.SET
+    return Change(_name(option), _value(option), Way(name.name) if name is not None else Way.ADD)
+
+
+def _name(option: Any) -> str:
+    return str(option.header.key.lower())
+
+
+def _value(option: Any) -> str:
+    header = option.header
+    return str(header.value.encode().decode("latin-1") if header.value else header.raw_value.decode("latin-1"))

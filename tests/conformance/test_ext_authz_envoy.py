@@ -74,7 +74,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(told)
 
-    do_GET = do_POST = do_PUT = _any
+    do_GET = do_POST = _any  # noqa: N815  # named by http.server
 
     def log_message(self, *_: object) -> None:
         pass
@@ -161,9 +161,7 @@ class Ours:
 
 
 def _told(headers: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        sorted(item for item in headers if item[0] in TOLD or (item[0].startswith("x-") and item[0] != THEIRS_ONLY))
-    )
+    return tuple(sorted(item for item in headers if item[0] in TOLD or (item[0].startswith("x-") and item[0] != THEIRS_ONLY)))
 
 
 def _shown(headers: Any) -> tuple[tuple[str, str], ...]:

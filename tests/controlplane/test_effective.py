@@ -198,7 +198,6 @@ def policy(kind: str, spec: str) -> str:
             "{targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: a}}",
             "spec.targetRef.kind",
         ),
-        ("AuthorizationPolicy", "{action: CUSTOM, provider: {name: a}, rules: [{}]}", "spec.action"),
         (
             "AuthorizationPolicy",
             "{targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: a}}",
