@@ -21,7 +21,7 @@ from typing import Any
 from meshlib.config.model import Origin, PeerMode
 from meshlib.config.policy import AS_WRITTEN, Filter, InboundListener, Normalization, Rbac
 from meshlib.facts import Peer
-from meshlib.inbound import authorize
+from meshlib.inbound import authorize, closed
 from meshlib.inbound.normalize import normalize
 from meshlib.inbound.visit import Answer, Denied, Permit, Question, Visit
 
@@ -36,6 +36,7 @@ def _deciding(decide: Callable[[Any, Visit], Denied | Asking | None]) -> Callabl
 
 _STEPS: Mapping[type[Filter], Callable[[Any], Step]] = {
     Rbac: authorize.step,
+    closed.Closed: _deciding(closed.decide),
 }
 """What each kind of filter does; called once for a port, so that what can be prepared is."""
 

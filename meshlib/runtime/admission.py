@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from meshlib.facts import Peer, Request
 from meshlib.inbound.admit import InboundPort, admission
 from meshlib.inbound.visit import Answer, Denied, Permit, Question, Visit
+from meshlib.runtime.own_port import Undecided
 
 
 def nobody(question: Question) -> Answer:
@@ -41,12 +42,12 @@ def arrived(request: Request, peer: Peer, local_address: str) -> Visit:
 
 
 def admit_sync(port: InboundPort, visit: Visit, ask: Callable[[Question], Answer] = nobody) -> Permit | Denied:
-    """Whether a request may enter.
+    """Whether a request may enter. Waits some seconds at most for a port about which nothing is known yet.
 
     Args:
         ask: answers what a filter asks, waiting as long as it takes; not called for filters that decide alone.
     """
-    machine = admission(port, visit)
+    machine = admission(port.settled() if type(port) is Undecided else port, visit)
     answer: Answer = None
     try:
         while True:
@@ -61,8 +62,8 @@ def admit_sync(port: InboundPort, visit: Visit, ask: Callable[[Question], Answer
 async def admit_async(
     port: InboundPort, visit: Visit, ask: Callable[[Question], Awaitable[Answer]] = nobody_async
 ) -> Permit | Denied:
-    """As `admit_sync`, for an event loop; without a question it never suspends."""
-    machine = admission(port, visit)
+    """As `admit_sync`, for an event loop; for a known port without a question it never suspends."""
+    machine = admission(await port.settled_async() if type(port) is Undecided else port, visit)
     answer: Answer = None
     try:
         while True:
