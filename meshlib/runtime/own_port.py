@@ -54,17 +54,17 @@ class Undecided(InboundPort):
 
     later: Future[InboundPort] = field(default_factory=_running, compare=False, repr=False)
 
-    def settled(self, timeout: float = LONGEST_WAIT) -> InboundPort:
+    def settled(self) -> InboundPort:
         """The port once it is decided. Waits some seconds at most."""
         try:
-            return self.later.result(timeout)
+            return self.later.result(LONGEST_WAIT)
         except TimeoutError:
             return _IN_VAIN
 
-    async def settled_async(self, timeout: float = LONGEST_WAIT) -> InboundPort:
+    async def settled_async(self) -> InboundPort:
         """As `settled`, for the running event loop."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(LONGEST_WAIT):
                 return await asyncio.wrap_future(self.later)
         except TimeoutError:
             return _IN_VAIN

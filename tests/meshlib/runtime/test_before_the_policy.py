@@ -15,7 +15,7 @@ import pytest
 
 from meshlib.config.messages import message, pack
 from meshlib.config.subscription import Kind
-from meshlib.runtime import control
+from meshlib.runtime import control, own_port
 from meshlib.runtime.mesh import Mesh
 from meshlib.runtime.own_port import Undecided
 from meshlib_asgi import MeshMiddleware as AsgiMiddleware
@@ -150,6 +150,13 @@ def kind(request: pytest.FixtureRequest) -> type[Server]:
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody loses patience, however busy the machine is."""
+    monkeypatch.setattr(control, "PATIENCE", 60.0)
+    monkeypatch.setattr(own_port, "LONGEST_WAIT", 60.0)
+
+
+@pytest.fixture
 def nobody() -> Iterator[str]:
     """An address where nobody answers."""
     with socket.socket() as taken:
@@ -165,6 +172,7 @@ def asking(server: Server) -> tuple[threading.Thread, list[str]]:
     return thread, answers
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_request_waits_for_the_policy(control_plane: Any, make_mesh: MakeMesh, kind: type[Server]) -> None:
     """The control plane answers late: nobody enters before, and the policy holds for the first one already."""
     control_plane.silent = True
@@ -176,12 +184,13 @@ def test_a_request_waits_for_the_policy(control_plane: Any, make_mesh: MakeMesh,
         assert not answers
         control_plane.silent = False
         control_plane.put(Kind.LISTENER, listener(server.port, deny_all(), router()))
-        request.join(10)
+        request.join(30)
         assert answers == ["PERMISSION_DENIED"]
         control_plane.put(Kind.LISTENER, listener(server.port, router()))
         assert becomes(lambda: server.ask() == "ok")
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_refused_policy_lets_nobody_in(
     control_plane: Any, make_mesh: MakeMesh, kind: type[Server], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -228,6 +237,7 @@ def test_a_server_that_registered_no_port(
     assert caplog.text.count("no port is registered") == 1
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_last_policy_counts_at_once(control_plane: Any, make_mesh: MakeMesh) -> None:
     """What an earlier process left on disk for the same port is in force while nobody answers; for another port it is not."""
     control_plane.put(Kind.LISTENER, listener(PORT, deny_all(), router()))
@@ -237,7 +247,7 @@ def test_the_last_policy_counts_at_once(control_plane: Any, make_mesh: MakeMesh)
     first.close()
     control_plane.silent = True
     with Asgi(make_mesh()) as server:
-        assert becomes(lambda: not isinstance(server.mesh.inbound, Undecided), 1.0), "before patience ends"
+        assert becomes(lambda: not isinstance(server.mesh.inbound, Undecided)), "before patience ends"
         assert server.ask() == "PERMISSION_DENIED"
     other = make_mesh()
     other.serve(PORT + 1, "127.0.0.1")

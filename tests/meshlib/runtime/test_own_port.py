@@ -15,6 +15,7 @@ from meshlib.config.subscription import Item, Kind, Update
 from meshlib.facts import Peer, Request
 from meshlib.inbound.admit import InboundPort
 from meshlib.inbound.visit import Denied, Permit, Visit
+from meshlib.runtime import own_port
 from meshlib.runtime.admission import admit_async, admit_sync
 from meshlib.runtime.events import State
 from meshlib.runtime.own_port import UNSERVED, OwnPort, Undecided
@@ -68,8 +69,8 @@ def test_who_waits_gets_the_policy() -> None:
     seen = port.accepts
     assert isinstance(seen, Undecided)
     port.decide(NAME, KNOWN, State.LIVE)
-    assert seen.settled(0).mode is PeerMode.STRICT
-    assert port.accepts is seen.settled(0)
+    assert seen.settled().mode is PeerMode.STRICT
+    assert port.accepts is seen.settled()
 
 
 def test_the_policy_is_prepared_once() -> None:
@@ -94,11 +95,12 @@ async def test_one_request_that_gives_up_takes_nobody_with_it() -> None:
     assert isinstance(await staying, Permit)
 
 
-async def test_a_wait_is_bounded() -> None:
+async def test_a_wait_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever became of the control thread; then it is refused."""
+    monkeypatch.setattr(own_port, "LONGEST_WAIT", 0.0)
     undecided = Undecided()
-    assert "has not told" in refusal(undecided.settled(0))
-    assert "has not told" in refusal(await undecided.settled_async(0))
+    assert "has not told" in refusal(undecided.settled())
+    assert "has not told" in refusal(await undecided.settled_async())
 
 
 def test_a_refused_first_listener_closes_the_port(caplog: pytest.LogCaptureFixture) -> None:
