@@ -292,9 +292,7 @@ class Mesh:
         if not self.settings.enabled:
             return UNSERVED
         if not self._told_unserved:
-            _log.warning(
-                "meshlib: requests come in, and no port is registered: no policy is enforced. Set MESHLIB_TARGET_PORT"
-            )
+            _log.warning("meshlib: no port is registered, no policy is enforced: set MESHLIB_TARGET_PORT")
         self._told_unserved = True
         return unregistered(strict=self.settings.strict)
 
