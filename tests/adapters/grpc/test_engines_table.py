@@ -21,7 +21,6 @@ from meshlib.errors import SettingsError
 from meshlib_grpc import native
 from tests.support.cluster import eventually
 from tests.support.grpc_mesh import JSON, Caller, GrpcMesh, grpc_mesh
-from tests.support.waiting import eventually
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "grpc.md"
 ENGINES = ("engine", "native")

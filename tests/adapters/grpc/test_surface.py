@@ -17,7 +17,6 @@ from meshlib.config.model import RetryPolicy
 from tests.support.grpc_echo import Echo
 from tests.support.mesh import LocalMesh, destination, endpoint
 from tests.support.pki import Authority, spiffe
-from tests.support.waiting import becomes
 
 RETRY = RetryPolicy(frozenset({"unavailable"}), retries=2, backoff_base=0.001, backoff_max=0.002)
 
@@ -130,7 +129,7 @@ async def test_cancelling_the_task_that_waits(mesh: LocalMesh, echo: Echo) -> No
     async with meshlib_grpc.aio.channel("reviews:9080", mesh=mesh) as channel:  # type: ignore[arg-type]
         call = channel.unary_unary("/test.Echo/One")(b"slow seconds=20")
         waiting = asyncio.create_task(_result(call))
-        assert await asyncio.to_thread(becomes, lambda: echo.calls), "the server has it"
+        assert await asyncio.to_thread(echo.entered.wait, 10)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
