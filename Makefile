@@ -3,10 +3,11 @@
 PYTHON ?= python3
 PORT ?= 9080
 N ?= 20000
+MINUTES ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help bookinfo test lint unit e2e rotation bench grpcbench conformance push scale pythons clean
+.PHONY: help bookinfo test lint unit e2e rotation bench grpcbench conformance push scale fuzz pythons clean
 
 help: ## Lists the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +47,10 @@ scale: $(VENV)/.test ## Measures what one change costs with 1,000 streams, 1,000
 
 conformance: $(VENV)/.test ## Envoy and we judge N drawn requests (N=20000 SEED=7 KIND=authorization).
 	$(BIN)/python -m tests.conformance --n $(N) $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND))
+
+fuzz: $(VENV)/.test ## Bytes of strangers against everything that reads them, guided by coverage (MINUTES=60).
+	@$(BIN)/pip install -q --group fuzz
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 pythons: ## Unit tests on every other supported Python that is installed.
 	sh scripts/pythons.sh

@@ -40,6 +40,7 @@ MODULES = (
     "envoy.extensions.upstreams.http.v3.http_protocol_options_pb2",
     "envoy.extensions.transport_sockets.tls.v3.tls_pb2",
     "envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2",
+    "envoy.extensions.matching.common_inputs.ssl.v3.ssl_inputs_pb2",
     "envoy.extensions.path.match.uri_template.v3.uri_template_match_pb2",
     "envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2",
     "envoy.service.auth.v3.external_auth_pb2",
@@ -80,7 +81,7 @@ def _descriptor_set() -> bytes:
     for module in MODULES:
         add(importlib.import_module(module).DESCRIPTOR)
     descriptor_set = descriptor_pb2.FileDescriptorSet(file=files.values())
-    descriptor_set.file.append(_istio_ca())
+    descriptor_set.file.extend([_istio_ca(), _spiffe_workload_api()])
     return descriptor_set.SerializeToString(deterministic=True)
 
 
@@ -108,3 +109,43 @@ def _istio_ca() -> Any:
     response = proto.message_type.add(name="IstioCertificateResponse")
     response.field.add(name="cert_chain", number=1, type=field.TYPE_STRING, label=field.LABEL_REPEATED)
     return proto
+
+
+def _spiffe_workload_api() -> Any:
+    """The messages of the X.509 profile of SpiffeWorkloadAPI (SPIFFE_Workload_API.md 5.1), which has no package."""
+    from google.protobuf import descriptor_pb2
+
+    field = descriptor_pb2.FieldDescriptorProto
+    proto = descriptor_pb2.FileDescriptorProto(name="workload.proto", syntax="proto3")
+    proto.message_type.add(name="X509SVIDRequest")
+    proto.message_type.add(name="X509BundlesRequest")
+    svid = proto.message_type.add(name="X509SVID")
+    kinds = {"spiffe_id": field.TYPE_STRING, "hint": field.TYPE_STRING}
+    for number, name in enumerate(("spiffe_id", "x509_svid", "x509_svid_key", "bundle", "hint"), 1):
+        svid.field.add(name=name, number=number, type=kinds.get(name, field.TYPE_BYTES), label=field.LABEL_OPTIONAL)
+    svids = proto.message_type.add(name="X509SVIDResponse")
+    svids.field.add(name="svids", number=1, type=field.TYPE_MESSAGE, type_name=".X509SVID", label=field.LABEL_REPEATED)
+    svids.field.add(name="crl", number=2, type=field.TYPE_BYTES, label=field.LABEL_REPEATED)
+    _add_bundles(svids, "federated_bundles", 3)
+    bundles = proto.message_type.add(name="X509BundlesResponse")
+    bundles.field.add(name="crl", number=1, type=field.TYPE_BYTES, label=field.LABEL_REPEATED)
+    _add_bundles(bundles, "bundles", 2)
+    return proto
+
+
+def _add_bundles(message: Any, name: str, number: int) -> None:
+    """A `map<string, bytes>`, as the compiler writes one."""
+    from google.protobuf import descriptor_pb2
+
+    field = descriptor_pb2.FieldDescriptorProto
+    entry = message.nested_type.add(name="".join(part.title() for part in name.split("_")) + "Entry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
+    entry.field.add(name="value", number=2, type=field.TYPE_BYTES, label=field.LABEL_OPTIONAL)
+    message.field.add(
+        name=name,
+        number=number,
+        type=field.TYPE_MESSAGE,
+        type_name=f".{message.name}.{entry.name}",
+        label=field.LABEL_REPEATED,
+    )

@@ -5,7 +5,9 @@ This is the public door; what is not named here may change without notice. Nothi
 
     mesh = meshlib.default()            # from MESHLIB_* in the environment
     peer = meshlib.peer()               # who called, inside a request handler
+    claims = meshlib.claims()           # what its user's token says, if one was proved
     context = meshlib.context()         # request id and trace of the request being handled
+    meshlib.limit("exports", user=7)    # whether a rate limit of the configuration has room for this; limit_async to await
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from meshlib import errors
     from meshlib.errors import ConfigurationError, MeshError, UpstreamError
     from meshlib.facts import Peer, Request, Response
-    from meshlib.inbound import peer
+    from meshlib.inbound import claims, peer
+    from meshlib.runtime.application_limit import limit, limit_async
     from meshlib.runtime.mesh import Mesh, default
     from meshlib.runtime.settings import Settings
     from meshlib.telemetry.context import current as context
@@ -34,9 +37,12 @@ __all__ = [
     "Settings",
     "UpstreamError",
     "__version__",
+    "claims",
     "context",
     "default",
     "errors",
+    "limit",
+    "limit_async",
     "peer",
 ]
 
@@ -49,8 +55,11 @@ _PLACES = {
     "Response": ("meshlib.facts", "Response"),
     "Settings": ("meshlib.runtime.settings", "Settings"),
     "UpstreamError": ("meshlib.errors", "UpstreamError"),
+    "claims": ("meshlib.inbound", "claims"),
     "context": ("meshlib.telemetry.context", "current"),
     "default": ("meshlib.runtime.mesh", "default"),
+    "limit": ("meshlib.runtime.application_limit", "limit"),
+    "limit_async": ("meshlib.runtime.application_limit", "limit_async"),
     "peer": ("meshlib.inbound", "peer"),
 }
 

@@ -7,6 +7,7 @@
     │   └── CredentialError         it refused the credential: wrong, expired, for another audience
     ├── IdentityError               certificates: ours or a peer's
     │   ├── NoCertificate           we hold none that is valid now
+    │   ├── WorkloadApiError        a SPIFFE Workload API cannot be reached, or gives us no identity
     │   └── PeerRejected            the peer's identity is not the expected one
     ├── InvalidRequest              what the caller wants to send cannot be written as HTTP/1.1
     └── UpstreamError               a request left and did not come back; carries what the mesh saw
@@ -73,6 +74,10 @@ class IdentityError(MeshError):
 
 class NoCertificate(IdentityError):
     """This process holds no certificate that is valid now."""
+
+
+class WorkloadApiError(IdentityError):
+    """The SPIFFE Workload API that this process has its identity from cannot be reached, or gives it none."""
 
 
 class PeerRejected(IdentityError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from meshlib.config.model import HeaderMatch, MatchKind, StringMatch
+from meshlib.config.model import HeaderMatch, MatchKind, QueryMatch, StringMatch
 from meshlib.facts import Headers, ascii_lower
 
 
@@ -68,10 +68,11 @@ def values_match(condition: HeaderMatch, values: list[str]) -> bool:
 
 ONE_LINE = frozenset(
     """
-    accept accept-encoding access-control-request-headers access-control-request-method authorization cache-control cdn-loop
-    connection content-encoding content-length content-type expect grpc-accept-encoding grpc-timeout if-match if-modified-since
-    if-none-match if-range if-unmodified-since keep-alive origin pragma proxy-connection referer te transfer-encoding upgrade
-    user-agent via x-client-trace-id x-envoy-attempt-count x-envoy-decorator-operation x-envoy-downstream-service-cluster
+    accept accept-encoding access-control-request-headers access-control-request-method
+    access-control-request-private-network authorization cache-control cdn-loop content-encoding content-length
+    content-type expect grpc-accept-encoding grpc-timeout if-match if-modified-since if-none-match if-range
+    if-unmodified-since keep-alive origin pragma proxy-connection referer te transfer-encoding upgrade user-agent via
+    x-client-trace-id x-envoy-attempt-count x-envoy-decorator-operation x-envoy-downstream-service-cluster
     x-envoy-downstream-service-node x-envoy-external-address x-envoy-is-timeout-retry x-envoy-original-host
     x-envoy-original-path x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto
     x-request-id
@@ -103,6 +104,21 @@ _WORDS = {
     MatchKind.REGEX: "a match of regex {!r}",
     MatchKind.PRESENT: "present",
 }
+
+
+def query_parameters(path: str) -> dict[str, str]:
+    """The query's parameters as written; of several with one name the first; one without `=` has the empty value."""
+    found: dict[str, str] = {}
+    for part in path.partition("?")[2].split("&"):
+        name, _, value = part.partition("=")
+        found.setdefault(name, value)
+    return found
+
+
+def query_matches(condition: QueryMatch, parameters: dict[str, str]) -> bool:
+    """Whether a query parameter is there and meets a condition."""
+    value = parameters.get(condition.name)
+    return value is not None and text_matches(condition.match, value)
 
 
 def wanted(match: StringMatch) -> str:

@@ -42,7 +42,10 @@ def normalized(path: str) -> str | None:
     if _PLAIN.fullmatch(bare):
         return path.partition("#")[0] if "#" in path else path
     query = path[end:].partition("#")[0]
-    return None if "%00" in bare else _resolved(bare) + query
+    if "%00" in bare:
+        return None
+    # `OPTIONS *`: nothing to resolve, and no route has it (Envoy: 404).
+    return (_resolved(bare) if bare[:1] in ("/", "\\") else bare) + query
 
 
 def without_fragment(path: str) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import meshlib
 from meshlib.errors import MeshError
 from meshlib.inbound.forwarded import forwarded_client_cert
-from meshlib.inbound.sender import enter, leave
+from meshlib.inbound.sender import enter, leave, let_in
 from meshlib.inbound.visit import Denied
-from meshlib.runtime.admission import admit_async, arrived, tell
+from meshlib.runtime.admission import admit_async, answer_async, arrived, tell
 from meshlib_asgi._convert import GONE, App, Message, Receive, Scope, Send, address, admitted, peer_of, raw_headers, request_of
 
 if TYPE_CHECKING:
@@ -130,14 +131,15 @@ class _Arrival:
             self._record.close()
 
     async def _admit(self, app: App) -> None:
-        visit = arrived(self._request, self.peer, address(self._scope.get("server")))
-        port = self._mesh.inbound
-        answer = await admit_async(port, visit)
+        mesh, port = self._mesh, self._mesh.inbound
+        visit = arrived(self._request, self.peer, address(self._scope.get("server")), mesh.counting)
+        answer = await admit_async(port, visit, partial(answer_async, mesh))
         tell(_log, port, visit, answer)
         self._record.request = visit.request
         if isinstance(answer, Denied):
             await self._refuse(answer)
             return
+        let_in(answer.metadata)
         certificate = forwarded_client_cert(str(self._mesh.certificates.spiffe_id or ""), self.peer)
         scope = admitted(self._scope, self._request, answer.request, certificate, self._record.context.request_id)
         scope[_SEEN] = True

@@ -11,16 +11,15 @@ from typing import Any
 import grpc
 
 from meshlib.facts import Peer
-from meshlib.inbound.admit import InboundPort
 from meshlib.inbound.forwarded import HEADER, forged, forwarded_client_cert, withheld
-from meshlib.inbound.sender import enter, leave
+from meshlib.inbound.sender import Sender, enter, leave, let_in
 from meshlib.inbound.visit import Denied, Permit
 from meshlib.runtime.admission import arrived, tell
 from meshlib.runtime.mesh import Mesh
 
 from ._acceptor import Sides, peers_of
 from ._call import PROTOCOL, Tally
-from ._convert import Metadata, code_of_http, metadata_from, metadata_of, number_of, request_of
+from ._convert import BY_NUMBER, Metadata, code_of_http, metadata_from, metadata_of, number_of, request_of
 
 _log = logging.getLogger("meshlib.grpc")
 
@@ -57,24 +56,25 @@ class Arrival:
         authority = _authority(context)
         request = request_of(authority or mesh.settings.service, method, known)
         self.record = mesh.telemetry.inbound(request, self.peer, _patience(context))
-        self._token: Token[Peer] | None = enter(self.peer)
-        self.visit = arrived(request, self.peer, self._local_address)
+        self._token: Token[Sender] | None = enter(self.peer)
+        self.visit = arrived(request, self.peer, self._local_address, mesh.counting)
         self.visit.knows_authority = bool(authority)  # grpc.aio keeps it to itself
         self.metadata: Metadata = ()
         self._denied: Denied | None = None
 
     @property
-    def inbound(self) -> InboundPort:
-        """What the port accepts now."""
-        return self._mesh.inbound
+    def mesh(self) -> Mesh:
+        """The mesh whose port the call came in at."""
+        return self._mesh
 
     def decided(self, answer: Permit | Denied) -> Denied | None:
         """The filters have decided; None: the call may enter."""
-        tell(_log, self.inbound, self.visit, answer)
+        tell(_log, self._mesh.inbound, self.visit, answer)
         asked, self.record.request = self.record.request, self.visit.request
         if isinstance(answer, Denied):
-            self._denied, self.code = answer, code_of_http(answer.status)
+            self._denied, self.code = answer, _code_of(answer)
             return answer
+        let_in(answer.metadata)
         raw = self._raw if answer.request.headers is asked.headers else metadata_from(answer.request.headers)
         ours = str(self._mesh.certificates.spiffe_id or "")
         self.metadata = _admitted(raw, forwarded_client_cert(ours, self.peer), self.record.context.request_id)
@@ -125,6 +125,12 @@ def _admitted(metadata: Metadata, certificate: str | None, request_id: str) -> M
     if request_id and "x-request-id" not in dict(kept):
         kept.append(("x-request-id", request_id))
     return tuple(kept)
+
+
+def _code_of(denied: Denied) -> grpc.StatusCode:
+    if denied.grpc_status is not None:
+        return BY_NUMBER.get(denied.grpc_status, grpc.StatusCode.UNKNOWN)
+    return code_of_http(denied.status)
 
 
 def _patience(context: Any) -> float | None:

@@ -54,7 +54,7 @@ class Joined:
         """No more renewals; the folder with the key is removed."""
         if self.pid == os.getpid():
             self.stopped.set()
-            shutil.rmtree(self.keeper.folder.path.parent, ignore_errors=True)
+            shutil.rmtree(self.keeper.place.path.parent, ignore_errors=True)
 
 
 _lock = threading.Lock()

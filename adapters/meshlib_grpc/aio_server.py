@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -11,7 +12,7 @@ import grpc.aio
 
 import meshlib
 from meshlib.errors import IdentityError
-from meshlib.runtime.admission import admit_async
+from meshlib.runtime.admission import admit_async, answer_async
 from meshlib.runtime.mesh import Mesh
 
 from ._arrival import Arrival
@@ -82,6 +83,6 @@ async def _begun(wrapped: Wrapped, context: Any) -> Arrival:
 
 
 async def _enter(arrival: Arrival, context: Any) -> None:
-    denied = arrival.decided(await admit_async(arrival.inbound, arrival.visit))
+    denied = arrival.decided(await admit_async(arrival.mesh.inbound, arrival.visit, partial(answer_async, arrival.mesh)))
     if denied is not None:
         await context.abort(arrival.code, denied.words, denied.headers)

@@ -7,13 +7,14 @@ over, from the server's own thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import grpc
 
 import meshlib
 from meshlib.errors import IdentityError
-from meshlib.runtime.admission import admit_sync
+from meshlib.runtime.admission import admit_sync, answer
 from meshlib.runtime.mesh import Mesh
 
 from ._arrival import Arrival
@@ -147,7 +148,7 @@ def begun(wrapped: Wrapped, context: Any) -> Arrival:
 
 def enter(arrival: Arrival, context: Any) -> None:
     """Abort the call unless it may enter; raises then."""
-    denied = arrival.decided(admit_sync(arrival.inbound, arrival.visit))
+    denied = arrival.decided(admit_sync(arrival.mesh.inbound, arrival.visit, partial(answer, arrival.mesh)))
     if denied is not None:
         context.set_trailing_metadata(denied.headers)
         context.abort(arrival.code, denied.words)

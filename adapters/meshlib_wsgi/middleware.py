@@ -11,14 +11,15 @@ import contextvars
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 import meshlib
 from meshlib.inbound.forwarded import forwarded_client_cert
-from meshlib.inbound.sender import enter
+from meshlib.inbound.sender import enter, let_in
 from meshlib.inbound.visit import Denied
-from meshlib.runtime.admission import admit_sync, arrived, tell
+from meshlib.runtime.admission import admit_sync, answer, arrived, tell
 from meshlib_wsgi._convert import (
     SEEN,
     App,
@@ -129,15 +130,16 @@ class _Arrival:
     def _admit(self, app: App) -> Iterable[bytes]:
         enter(self.peer)  # never left: the context ends with the request
         asked = self._record.request
-        visit = arrived(asked, self.peer, local_address(self._environ))
-        port = self._mesh.inbound
-        answer = admit_sync(port, visit)
-        tell(_log, port, visit, answer)
+        mesh, port = self._mesh, self._mesh.inbound
+        visit = arrived(asked, self.peer, local_address(self._environ), mesh.counting)
+        decided = admit_sync(port, visit, partial(answer, mesh))
+        tell(_log, port, visit, decided)
         self._record.request = visit.request
-        if isinstance(answer, Denied):
-            return self._refuse(answer)
-        change(self._environ, asked, answer.request)
-        self._added = answer.response_headers
+        if isinstance(decided, Denied):
+            return self._refuse(decided)
+        let_in(decided.metadata)
+        change(self._environ, asked, decided.request)
+        self._added = decided.response_headers
         certificate = forwarded_client_cert(str(self._mesh.certificates.spiffe_id or ""), self.peer)
         admit_into(self._environ, self.peer, certificate, self._record.context.request_id)
         return app(self._environ, self._on_start)

@@ -6,7 +6,6 @@ ours; on the connection, a client certificate of ours. If there is a bearer, it 
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,7 +22,6 @@ from .tokens import TokenIssuer
 from .used_tokens import UsedTokens
 
 _HOW = "Send `authorization: Bearer TOKEN` with a token of: meshlib token create --service-account NAME"
-_HOW_ADMIN = "Send `Authorization: Bearer TOKEN` with the token in admin.token, in the control plane's data folder"
 
 Metadata = Iterable[tuple[str, str | bytes]]
 AuthContext = Mapping[str, Iterable[bytes]]
@@ -130,25 +128,6 @@ class Authenticator:
                 f"the client certificate is of trust domain {identity.trust_domain!r}, this one is {self.trust_domain!r}"
             )
         return replace(identity, trust_domain=self.trust_domain)
-
-
-@dataclass(frozen=True, slots=True)
-class Administrator:
-    """Checks the credential of the API: the admin token."""
-
-    token: str
-
-    def check(self, header: str | None) -> None:
-        """Return if the `Authorization` header holds the admin token.
-
-        Raises:
-            CredentialError: it is missing or wrong.
-        """
-        if header is None:
-            raise CredentialError(f"no credential. {_HOW_ADMIN}")
-        # In constant time: the answer's delay tells nothing about how many characters were right.
-        if not hmac.compare_digest(bearer_token(header, _HOW_ADMIN).encode(), self.token.encode()):
-            raise CredentialError(f"the admin token is wrong. {_HOW_ADMIN}")
 
 
 def bearer_header(metadata: Metadata) -> str | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from meshlib.errors import MeshError
+from meshlib.identity.leaf import UNREADABLE
 
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _RSA_BITS = range(2048, 8193)  # above, one signature check costs a core too long
@@ -33,7 +34,7 @@ def requested_key(request_pem: str) -> PublicKeyTypes:
         request = x509.load_pem_x509_csr(request_pem.encode())
         key = request.public_key()
         signed = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except (*UNREADABLE, TypeError, InvalidSignature) as error:
         raise RequestRejected(f"the signing request is no PKCS #10 request in PEM: {error}") from error
     if not signed:
         raise RequestRejected("the signing request is not signed by the key it names")

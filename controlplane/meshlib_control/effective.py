@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from meshlib_control import mesh_config
+from meshlib_control.kinds import RBAC
 from meshlib_control.mistakes import child, item, line_of
 from meshlib_control.model import Finding, MeshObject, Severity
+from meshlib_control.translate import envoy_filter
 from meshlib_control.yaml import walk
 
 NOT_EFFECTIVE: Final = "MSH0001"
@@ -127,6 +129,8 @@ HONOURED: Final[Mapping[str, frozenset[str]]] = {
         f"spec.{name}" for name in ("address", "ports", "labels", "locality", "weight", "serviceAccount")
     ),
     "PeerAuthentication": frozenset({"spec.selector", "spec.mtls", "spec.portLevelMtls"}),
+    "RateLimit": frozenset(f"spec.{name}" for name in ("selector", "match", "keys", "application", "local", "global")),
+    "RequestAuthentication": frozenset(f"spec.{name}" for name in ("selector", "targetRef", "targetRefs", "jwtRules")),
     "AuthorizationPolicy": frozenset(
         f"spec.{name}" for name in ("selector", "targetRef", "targetRefs", "rules", "action", "provider")
     ),
@@ -160,6 +164,12 @@ def _target(value: Any) -> str:
     return "" if value == "Service" else f"a policy for a {value} is not effective yet: it refuses nobody"
 
 
+def _presence(value: Any) -> str:
+    if value != "REQUIRED":
+        return ""
+    return "not effective yet: a request without a token passes; refuse it by an AuthorizationPolicy (notRequestPrincipals)"
+
+
 def _address(value: Any) -> str:
     return "Unix sockets are not effective yet" if value.startswith("unix://") else ""
 
@@ -173,6 +183,11 @@ LIMITS: Final[Mapping[str, Mapping[str, Callable[[Any], str]]]] = {
         "spec.endpoints[].address": _address,
     },
     "WorkloadEntry": {"spec.address": _address},
+    "RequestAuthentication": {
+        "spec.targetRef.kind": _target,
+        "spec.targetRefs[].kind": _target,
+        "spec.jwtRules[].presence": _presence,
+    },
     "AuthorizationPolicy": {
         "spec.action": _action,
         "spec.targetRef.kind": _target,
@@ -182,7 +197,7 @@ LIMITS: Final[Mapping[str, Mapping[str, Callable[[Any], str]]]] = {
 
 # Who counts on these for protection must not overlook that something else happens.
 _PROTECTING: Final = frozenset({"AuthorizationPolicy", "RequestAuthentication"})
-_MESH_GROUPS: Final = (".istio.io", "gateway.networking.k8s.io")
+_MESH_GROUPS: Final = (".istio.io", "gateway.networking.k8s.io", "meshlib.dev")
 
 
 def findings(objects: Iterable[MeshObject]) -> list[Finding]:
@@ -195,6 +210,9 @@ def _of_object(found: MeshObject) -> Iterator[Finding]:
         for path in mesh_config.idle_fields(found):
             yield _finding(found, path, f"{_last(path)} is not effective yet")
         return
+    if found.key.kind == "EnvoyFilter" and found.spec is not None:
+        yield from (_finding(found, path, problem) for path, problem in envoy_filter.problems(found))
+        return
     whole = _whole_object(found)
     if whole is None:
         yield from _fields(found)
@@ -204,6 +222,8 @@ def _of_object(found: MeshObject) -> Iterator[Finding]:
 
 def _whole_object(found: MeshObject) -> Finding | None:
     kind = found.key.kind
+    if found.key.group == RBAC:
+        return _idle_role(found)
     if not found.key.group.endswith(_MESH_GROUPS):
         text = f"{kind} is kept, but not used by the stand-alone control plane"
         return _finding(found, "", text, code=NOT_USED, severity=Severity.INFO)
@@ -213,6 +233,12 @@ def _whole_object(found: MeshObject) -> Finding | None:
     if kind == "VirtualService":
         return _idle_virtual_service(found)
     return None
+
+
+def _idle_role(found: MeshObject) -> Finding | None:
+    if not found.raw.get("aggregationRule"):
+        return None
+    return _finding(found, "aggregationRule", "roles are not aggregated: only the rules written here count", code=NOT_USED)
 
 
 def _idle_virtual_service(found: MeshObject) -> Finding | None:
@@ -226,6 +252,8 @@ def _idle_virtual_service(found: MeshObject) -> Finding | None:
 
 def _fields(found: MeshObject) -> Iterator[Finding]:
     kind = found.key.kind
+    if found.spec is None:  # roles: whatever stands in them counts
+        return
     honoured, limits = HONOURED[kind], LIMITS.get(kind, {})
     for path in _reported(found.raw.get("spec", {}), "spec", honoured):
         yield _finding(found, path, f"{_last(path)} is not effective yet")

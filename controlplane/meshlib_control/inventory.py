@@ -9,6 +9,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from meshlib.errors import ConfigurationError, SettingsError
 
@@ -16,9 +17,10 @@ from .errors import CannotStart
 from .mistakes import InvalidObject
 from .model import MeshObject, ObjectKey
 from .sources.files import FileSource
-from .store import Change, ObjectStore, Past, StoreError
+from .store import Action, Change, ObjectStore, Past, StoreError
 
 DATABASE = "objects.db"
+FOLDER_AUTHOR = "the watched folder"
 
 _log = logging.getLogger(__name__)
 
@@ -71,16 +73,25 @@ class Inventory:
         self._refuse_declared(key)
         self._store.delete(key, author)
 
-    def history(self, key: ObjectKey) -> Sequence[Past]:
-        """What was applied under a name, newest first."""
-        return self._store.history(key)
+    def history(self, key: ObjectKey | None = None, limit: int = 100) -> Sequence[Past]:
+        """What was done under a name, or at all; newest first."""
+        return self._store.history(key, limit)
+
+    def note(self, action: Action, key: ObjectKey, author: str, details: Mapping[str, Any]) -> None:
+        """Write down what is no change of an applied object. Raises StoreError."""
+        self._store.note(action, key, author, details)
 
     @contextlib.asynccontextmanager
     async def watching(self, changed: Callable[[], None]) -> AsyncIterator[None]:
         """Follow the folder's files; `changed` is called after each change."""
 
+        before = self._declared()
+
         def told_and_changed() -> None:
+            nonlocal before
             self.tell_problems()
+            self._note_files(before)
+            before = self._declared()
             changed()
 
         if self._source is None:
@@ -98,6 +109,14 @@ class Inventory:
                 _log.warning("%s; its last good content stays in force", text)
         self._told = now
 
+    def _note_files(self, before: Mapping[ObjectKey, MeshObject]) -> None:
+        """The history of what files declare. Nobody can be asked to wait: what cannot be written is logged."""
+        for key, action, document, file in _differences(before, self._declared()):
+            try:
+                self._store.note(action, key, FOLDER_AUTHOR, document, file)
+            except StoreError as error:
+                _log.warning("%s; %s %s in %s is not in the history", error, key, action, file)
+
     def _declared(self) -> Mapping[ObjectKey, MeshObject]:
         return self._source.objects if self._source else {}
 
@@ -110,6 +129,18 @@ class Inventory:
                 file=owner.file,
                 line=owner.lines.get("", 0),
             )
+
+
+def _differences(
+    before: Mapping[ObjectKey, MeshObject], after: Mapping[ObjectKey, MeshObject]
+) -> Iterator[tuple[ObjectKey, Action, Mapping[str, Any], str]]:
+    for key, found in after.items():
+        if key not in before:
+            yield key, Action.CREATED, found.raw, found.file
+        elif found.raw != before[key].raw:
+            yield key, Action.CONFIGURED, found.raw, found.file
+    for key in before.keys() - after.keys():
+        yield key, Action.DELETED, {}, before[key].file
 
 
 @contextlib.contextmanager

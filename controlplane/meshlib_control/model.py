@@ -205,6 +205,21 @@ class Service:
     origin: ObjectKey | None = None
 
 
+class KeySource(NamedTuple):
+    """Where the keys of an issuer of tokens are.
+
+    Args:
+        uri: of its key set; empty: the issuer tells (OpenID Connect Discovery).
+        issuer: as in its tokens; empty: any.
+    """
+
+    uri: str
+    issuer: str
+
+    def __str__(self) -> str:
+        return self.uri or f"the issuer {self.issuer}"
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """Everything that translation may know, at one moment.
@@ -214,6 +229,8 @@ class World:
         services: by hostname.
         revision: grows with every new world.
         roots: PEM of the certificates that prove everybody in the mesh.
+        key_sets: keys of issuers of tokens, as far as they could be fetched: JSON Web Key Sets.
+        key_problems: why they could not be fetched the last time.
         revoked: PEM of lists of certificates that count no more; empty: nothing is checked.
         mesh: what holds for the mesh as a whole (`mesh_config`).
     """
@@ -225,6 +242,8 @@ class World:
     domain_suffix: str = "cluster.local"
     revision: int = 0
     roots: str = ""
+    key_sets: Mapping[KeySource, str] = field(default_factory=lambda: MappingProxyType({}))
+    key_problems: Mapping[KeySource, str] = field(default_factory=lambda: MappingProxyType({}))
     revoked: str = ""
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from meshlib_control.kinds import EXTENSIONS, GATEWAY_API, KINDS, NETWORKING, SECURITY, TELEMETRY, Kind, schema
+from meshlib_control.kinds import EXTENSIONS, GATEWAY_API, KINDS, MESHLIB, NETWORKING, SECURITY, TELEMETRY, Kind, schema
 from meshlib_control.mistakes import InvalidObject, Mistake, child, did_you_mean, item, line_of
 from meshlib_control.model import MeshObject, ObjectKey
 from meshlib_control.yaml import Document
@@ -20,7 +20,7 @@ _SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0
 _QUALIFIED: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 
-_STRICT_GROUPS: Final = frozenset({NETWORKING, SECURITY, TELEMETRY, EXTENSIONS, GATEWAY_API})
+_STRICT_GROUPS: Final = frozenset({NETWORKING, SECURITY, TELEMETRY, EXTENSIONS, GATEWAY_API, MESHLIB})
 _OBJECT_FIELDS: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 _METADATA_FIELDS: Final = (
     "name",

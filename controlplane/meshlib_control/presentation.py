@@ -72,8 +72,11 @@ def change_data(change: Change) -> dict[str, Any]:
 
 
 def past_data(entry: Past) -> dict[str, Any]:
-    """One line of an object's history."""
+    """One line of the history."""
     return {
+        "kind": entry.key.kind,
+        "namespace": entry.key.namespace,
+        "name": entry.key.name,
         "revision": entry.revision,
         "time": _timestamp(entry.time),
         "author": entry.author,

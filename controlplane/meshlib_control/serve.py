@@ -17,14 +17,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .access.credentials import Credentials
 from .api.app import create_app
 from .api.bodies import AuthzBody, ExplainBody
-from .authn import Administrator, Authenticator
+from .authn import Authenticator
 from .authorizing import check_access, peer_called
 from .ca import CERTIFICATE_FILE
 from .ca_plugged import PluggedAuthority
@@ -35,12 +36,15 @@ from .configured import configuration_data, is_called
 from .current import FILE as CURRENT_FILE
 from .current import Current
 from .desk import Desk
+from .edges import edge_data, edges
 from .errors import CannotStart
 from .explaining import asking_node, explain_request, question
 from .grpc_listener import RenewedCertificate, listen_for_certificates, listen_grpc, server_credentials
 from .http_listener import ApiServer
 from .inventory import open_inventory
 from .issued import IssuedCertificates
+from .jwks import FILE as KEY_SETS_FILE
+from .jwks import KeySets
 from .listening import Address, listen, parse_address
 from .members import kept, recall
 from .mesh_config import mesh_config
@@ -53,6 +57,7 @@ from .tokens import ADMIN_FILE, open_admin_token, open_issuer
 from .translate.envoy.secrets import ROOTS
 from .translate.resources import SECRET
 from .trust import KnownFiles, missing, roots_version
+from .trust_bundle import Widened
 from .trust_service import trust_handler
 from .used_tokens import UsedTokens
 from .xds.debounce import LONGEST, QUIET
@@ -75,6 +80,7 @@ class ControlPlaneOptions:
         xds_address, api_address: `HOST:PORT`; port 0 takes any free one.
         xds_mtls_address: where clients join that show a certificate instead of a token; empty: the port after the xDS port.
         server_names: further names for the server's certificate.
+        trust_bundle: PEM file with further roots, see `trust_bundle`; None: only our own are trusted.
         cacerts: a folder with an authority that somebody else made, see `ca_plugged`; None: our own.
         quiet, longest: debounce of pushes, seconds.
     """
@@ -86,6 +92,7 @@ class ControlPlaneOptions:
     api_address: str = "127.0.0.1:15014"
     xds_mtls_address: str = ""
     server_names: tuple[str, ...] = ()
+    trust_bundle: Path | None = None
     cacerts: Path | None = None
     trust_domain: str = "cluster.local"
     quiet: float = QUIET
@@ -166,15 +173,16 @@ class ControlPlane:
         def untold() -> list[str]:
             return list(_untold(discovery, registry, roots.current.roots_pem, files))
 
-        roots: KeptRoots | PluggedAuthority
+        signing: KeptRoots | PluggedAuthority
         rotation: Replacing
         if options.cacerts is not None:
-            roots = rotation = PluggedAuthority(options.cacerts, options.data, self._clock, untold)
+            signing = rotation = PluggedAuthority(options.cacerts, options.data, self._clock, untold)
         else:
-            roots = open_roots(options.data, now, options.trust_domain)
-            rotation = Rotation(roots, untold, self._clock)
+            signing = open_roots(options.data, now, options.trust_domain)
+            rotation = Rotation(signing, untold, self._clock)
+        roots = Widened(signing, options.trust_bundle)
         issuer = open_issuer(options.data)
-        administrator = Administrator(open_admin_token(options.data))
+        credentials = Credentials(open_admin_token(options.data), issuer, self._clock)
         authenticator = Authenticator(
             issuer,
             options.trust_domain,
@@ -195,24 +203,34 @@ class ControlPlane:
         issued, files = IssuedCertificates(), KnownFiles()
         certificate = RenewedCertificate(lambda: roots.current, self._names(), self._clock)
 
+        def world() -> World:
+            known = registry.world(inventory.objects())
+            return replace(known, key_sets=key_sets.known, key_problems=key_sets.problems)
+
+        def changed() -> None:
+            key_sets.follow(inventory.objects().values())
+            discovery.changed()
+
         discovery = DiscoveryService(
             registry,
-            lambda: registry.world(inventory.objects()),
+            world,
             authenticator.grpc_caller,
             time.time,
             issued.expires,
             options.quiet,
             options.longest,
         )
+        key_sets = KeySets(discovery.changed, options.data / KEY_SETS_FILE, lambda: self._clock().timestamp())
         desk = Desk(
             inventory=inventory,
-            world=lambda: registry.world(inventory.objects()),
-            changed=discovery.changed,
+            world=world,
+            changed=changed,
             issuer=issuer,
             proxies=lambda: [proxy_data(row, self._clock().timestamp()) for row in discovery.status()],
-            explain=lambda body: _explain(registry.world(inventory.objects()), registry.nodes, body),
-            authorize=lambda body: _authorize(registry.world(inventory.objects()), registry.nodes, body, self._clock()),
+            explain=lambda body: _explain(world(), registry.nodes, body),
+            authorize=lambda body: _authorize(world(), registry.nodes, body, self._clock()),
             configurations=lambda name, kinds: _configurations(discovery, name, kinds),
+            edges=lambda: [edge_data(edge) for edge in edges(discovery.configurations(lambda _: True))],
             rotation=rotation,
             clock=self._clock,
         )
@@ -243,13 +261,15 @@ class ControlPlane:
         grace = recall(registry, options.data, lambda: self._clock().timestamp())
         discovery.start()
         started.callback(discovery.stop)
-        await started.enter_async_context(inventory.watching(discovery.changed))
+        await started.enter_async_context(inventory.watching(changed))
+        await started.enter_async_context(key_sets.following(inventory.objects().values()))
         await server.start()
         started.push_async_callback(server.stop, GRACE)
         await started.enter_async_context(kept(registry, options.data, grace))
         await started.enter_async_context(rotation.running())
+        await started.enter_async_context(roots.watching())
         api = ApiServer(
-            create_app(desk, administrator, loopback=self.api.loopback), listener, None if self.api.loopback else certificate
+            create_app(desk, credentials, loopback=self.api.loopback), listener, None if self.api.loopback else certificate
         )
         await api.start()
         started.push_async_callback(api.stop)

@@ -41,7 +41,9 @@ CREATE INDEX IF NOT EXISTS history_by_object ON history (grp, kind, namespace, n
 """
 _VERSION: Final = 1
 _OF_OBJECT: Final = "WHERE grp=? AND kind=? AND namespace=? AND name=?"
-_HISTORY: Final = "SELECT revision, time, author, action, grp, kind, namespace, name, document, file FROM history"
+_COLUMNS: Final = "revision, time, author, action, grp, kind, namespace, name, document, file"
+_HISTORY: Final = f"SELECT {_COLUMNS} FROM history"  # noqa: S608  constants
+_INTO_HISTORY: Final = f"INSERT INTO history ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)"  # noqa: S608  constants
 
 
 class StoreError(MeshError):
@@ -49,12 +51,14 @@ class StoreError(MeshError):
 
 
 class Action(StrEnum):
-    """What an apply did to an object; the words are kubectl's."""
+    """What was done, or tried. The first four are kubectl's words for what an apply does to an object."""
 
     CREATED = "created"
     CONFIGURED = "configured"
     UNCHANGED = "unchanged"
     DELETED = "deleted"
+    ISSUED = "issued"  # a token
+    REFUSED = "refused"  # somebody may not do this
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """One line of an object's history. `document` is empty for a deletion; `time` is seconds since the epoch."""
+    """One line of the history. `document` is empty for a deletion; `time` is seconds since the epoch."""
 
     revision: int
     time: float
@@ -158,6 +162,16 @@ class ObjectStore:
             found = self._objects.get(key)
             return self._commit([Change(key, Action.DELETED, found)], author)[0] if found else None
 
+    def note(self, action: Action, key: ObjectKey, author: str, details: Mapping[str, Any], file: str = "") -> None:
+        """Write down what is no change of an object kept here.
+
+        Raises:
+            StoreError: the disk is full or the file damaged.
+        """
+        with self._lock, self._told_apart("written"):
+            row = (self._revision, self._clock(), author, action.value, *key, _json(details), file)
+            self._database.execute(_INTO_HISTORY, row)
+
     def history(self, key: ObjectKey | None = None, limit: int = 100) -> Sequence[Past]:
         """What happened, newest first: to one object, or to all."""
         where, values = (_OF_OBJECT, tuple(key)) if key else ("", ())
@@ -193,11 +207,8 @@ class ObjectStore:
             else:
                 self._database.execute("INSERT OR REPLACE INTO objects VALUES (?,?,?,?,?,?,?,?,?,?)", _row(change.found))
             document = "" if change.action is Action.DELETED else _json(change.found.raw)
-            self._database.execute(
-                "INSERT INTO history (revision, time, author, action, grp, kind, namespace, name, document, file) "
-                "VALUES (?,?,?,?,?,?,?,?,?,?)",
-                (revision, now, author, change.action.value, *change.key, document, change.found.file),
-            )
+            row = (revision, now, author, change.action.value, *change.key, document, change.found.file)
+            self._database.execute(_INTO_HISTORY, row)
 
     def _remember(self, changes: Sequence[Change]) -> None:
         for change in changes:

@@ -105,24 +105,36 @@ class TokenIssuer:
         Raises:
             SettingsError: a name that Kubernetes would not allow, or a lifetime outside one second to a year.
         """
-        _check_names(namespace, service_account)
+        claims = {ONCE: True} if once else {}
+        return self.sign(AUDIENCE, account_subject(namespace, service_account), now, lifetime, **claims)
+
+    def sign(self, audience: str, subject: str, now: datetime, lifetime: timedelta, **claims: object) -> str:
+        """A token for a use.
+
+        Args:
+            audience: who is to accept it.
+            claims: further ones.
+
+        Raises:
+            SettingsError: a lifetime outside one second to a year.
+        """
         if not timedelta(seconds=1) <= lifetime <= LONGEST_LIFETIME:
             raise SettingsError(
                 f"a token lives between 1s and {LONGEST_LIFETIME.days}d, not {lifetime.total_seconds():.0f}s. "
                 "Write for example 24h"
             )
         issued = int(now.timestamp())
-        claims = {
+        every = {
             "iss": ISSUER,
-            "aud": [AUDIENCE],
-            "sub": f"system:serviceaccount:{namespace}:{service_account}",
+            "aud": [audience],
+            "sub": subject,
             "iat": issued,
             "nbf": issued,
             "exp": issued + int(lifetime.total_seconds()),
             "jti": secrets.token_hex(16),
-            **({ONCE: True} if once else {}),
+            **claims,
         }
-        return jwt.encode({"alg": _ALGORITHM, "kid": self.key_id}, claims, self.key, algorithms=[_ALGORITHM])
+        return jwt.encode({"alg": _ALGORITHM, "kid": self.key_id}, every, self.key, algorithms=[_ALGORITHM])
 
     def verify(self, token: str, now: datetime) -> ServiceAccount:
         """Whom a token stands for.
@@ -130,11 +142,20 @@ class TokenIssuer:
         Raises:
             CredentialError: one of MalformedToken, WrongSignature, WrongAudience, TokenExpired, TokenNotYetValid.
         """
-        claims = self._claims(token)
-        _check_purpose(claims)
-        expires = _check_times(claims, now)
+        claims = self.claims(token, AUDIENCE, now)
         namespace, name = _subject(claims)
-        return ServiceAccount(namespace, name, expires, _number(claims) if claims.get(ONCE) else "")
+        return ServiceAccount(namespace, name, _moment(claims, "exp"), _number(claims) if claims.get(ONCE) else "")
+
+    def claims(self, token: str, audience: str, now: datetime) -> Mapping[str, Any]:
+        """What a token says, once it is known to be ours, for this use, and valid now.
+
+        Raises:
+            CredentialError: as `verify`.
+        """
+        claims = self._claims(token)
+        _check_purpose(claims, audience)
+        _check_times(claims, now)
+        return claims
 
     def _claims(self, token: str) -> Mapping[str, Any]:
         _check_header(token, self.key_id)
@@ -195,25 +216,25 @@ def _check_header(token: str, key_id: str) -> None:
         )
 
 
-def _check_purpose(claims: Mapping[str, Any]) -> None:
+def _check_purpose(claims: Mapping[str, Any], needed: str) -> None:
     if claims.get("iss") != ISSUER:
         raise MalformedToken(f"the token's issuer is {claims.get('iss')!r}, not {ISSUER!r}. {_NEW_ONE} NAME")
     audience = claims.get("aud")
     allowed = audience if isinstance(audience, list) else [audience]
-    if AUDIENCE not in allowed:
-        raise WrongAudience(f"the token is for the audience {audience!r}, needed is {AUDIENCE!r}. {_NEW_ONE} NAME")
+    if needed not in allowed:
+        raise WrongAudience(f"the token is for the audience {audience!r}, needed is {needed!r}. {_NEW_ONE} NAME")
 
 
-def _check_times(claims: Mapping[str, Any], now: datetime) -> datetime:
+def _check_times(claims: Mapping[str, Any], now: datetime) -> None:
     starts, ends = _moment(claims, "nbf"), _moment(claims, "exp")
     if now >= ends + CLOCK_SKEW:
-        raise TokenExpired(f"the token expired at {_text(ends)} and it is {_text(now)} here. {_NEW_ONE} {_subject(claims)[1]}")
+        owner = str(claims.get("sub")).rpartition(":")[2]
+        raise TokenExpired(f"the token expired at {_text(ends)} and it is {_text(now)} here. {_NEW_ONE} {owner}")
     if now < starts - CLOCK_SKEW:
         raise TokenNotYetValid(
             f"the token is valid from {_text(starts)} on and it is {_text(now)} here. Set the clock of this machine, "
             "or of the one where the token was made"
         )
-    return ends
 
 
 def _moment(claims: Mapping[str, Any], name: str) -> datetime:
@@ -231,6 +252,16 @@ def _subject(claims: Mapping[str, Any]) -> tuple[str, str]:
         case ["system", "serviceaccount", namespace, name] if _LABEL.fullmatch(namespace) and _ACCOUNT.fullmatch(name):
             return namespace, name
     raise MalformedToken(f"the token's subject {claims.get('sub')!r} is not system:serviceaccount:NAMESPACE:NAME")
+
+
+def account_subject(namespace: str, service_account: str) -> str:
+    """A service account as Kubernetes names it: `system:serviceaccount:default:bookinfo-reviews`.
+
+    Raises:
+        SettingsError: a name that Kubernetes would not allow.
+    """
+    _check_names(namespace, service_account)
+    return f"system:serviceaccount:{namespace}:{service_account}"
 
 
 def _number(claims: Mapping[str, Any]) -> str:

@@ -69,9 +69,14 @@ def _origin(own: Any) -> Origin | None:
     return Origin(
         object=own["object"].string_value,
         file=own["file"].string_value if "file" in own else "",
-        line=int(own["line"].number_value) if "line" in own else 0,
+        line=_line(own["line"].number_value) if "line" in own else 0,
         field=own["field"].string_value if "field" in own else "",
     )
+
+
+def _line(number: float) -> int:
+    """A line's number; 0 for what can be none, as NaN: it is for people only."""
+    return int(number) if 0 < number < 2**31 else 0
 
 
 def text(metadata: Any, owner: str, name: str) -> str:

@@ -25,7 +25,9 @@ def route_match(match: Any, place: str) -> RouteMatch:
     return RouteMatch(
         path=_path(match, place),
         headers=tuple(header_match(one, f"{place}.headers[{index}]") for index, one in enumerate(match.headers)),
-        query=tuple(_query(one, f"{place}.query_parameters[{index}]") for index, one in enumerate(match.query_parameters)),
+        query=tuple(
+            query_match(one, f"{place}.query_parameters[{index}]") for index, one in enumerate(match.query_parameters)
+        ),
     )
 
 
@@ -93,7 +95,8 @@ def _header_condition(header: Any, place: str) -> tuple[StringMatch, bool]:
     raise ConfigurationError(f"{form} is not supported", field=place)
 
 
-def _query(query: Any, place: str) -> QueryMatch:
+def query_match(query: Any, place: str) -> QueryMatch:
+    """One condition on a query parameter."""
     if not query.name:
         raise ConfigurationError("a query condition needs a name", field=f"{place}.name")
     form = query.WhichOneof("query_parameter_match_specifier")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from meshlib.config import decode_fields as fields
+from meshlib.config.decode_jwt import jwt_authn
+from meshlib.config.decode_rate_limit import global_rate_limit, local_rate_limit
 from meshlib.config.decode_rbac import rbac
 from meshlib.config.messages import TYPE_PREFIX
 from meshlib.config.policy import AS_WRITTEN, EscapedSlashes, Filter, Normalization
@@ -22,10 +24,17 @@ def _nothing(body: Any, place: str) -> None:
 
 
 _DECODERS: Mapping[str, Callable[[Any, str], Filter | None]] = {
+    "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication": jwt_authn,
     "envoy.extensions.filters.http.rbac.v3.RBAC": rbac,
     "envoy.extensions.filters.http.router.v3.Router": _nothing,
 }
 """By message; a decoder gives None for a filter that says nothing to us."""
+
+_DECODERS_WITH_ROUTE: Mapping[str, Callable[[Any, Any, str], Filter]] = {
+    "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit": local_rate_limit,
+    "envoy.extensions.filters.http.ratelimit.v3.RateLimit": global_rate_limit,
+}
+"""Filters of which the route says more. A `disabled` one is there for the application to ask for."""
 
 
 def inbound_policy(chains: Iterable[Any]) -> Policy:
@@ -51,16 +60,17 @@ def _chain_policy(chain: Any, place: str) -> Policy:
 
 
 def _filters(manager: Any, place: str) -> tuple[Filter, ...]:
-    found = (
-        _filter(one, f"{place}.http_filters[{index}]") for index, one in enumerate(manager.http_filters) if not one.disabled
-    )
+    found = (_filter(one, manager, f"{place}.http_filters[{index}]") for index, one in enumerate(manager.http_filters))
     return tuple(one for one in found if one is not None)
 
 
-def _filter(http_filter: Any, place: str) -> Filter | None:
-    decoder = _DECODERS.get(http_filter.typed_config.type_url.removeprefix(TYPE_PREFIX))
-    if decoder is None and http_filter.is_optional:  # Envoy: "the filter is ignored if it is not supported"
-        return None
+def _filter(http_filter: Any, manager: Any, place: str) -> Filter | None:
+    name = http_filter.typed_config.type_url.removeprefix(TYPE_PREFIX)
+    if name in _DECODERS_WITH_ROUTE:
+        return _DECODERS_WITH_ROUTE[name](http_filter, manager, place)
+    decoder = _DECODERS.get(name)
+    if http_filter.disabled or (decoder is None and http_filter.is_optional):
+        return None  # Envoy: an optional filter "is ignored if it is not supported"
     if decoder is None:
         raise ConfigurationError(
             f"the HTTP filter {http_filter.name} ({http_filter.typed_config.type_url or 'no type'}) is not supported",

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from google.protobuf import descriptor_pb2, message_factory
+from google.protobuf import descriptor_pb2, json_format, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 
 TYPE_PREFIX = "type.googleapis.com/"
@@ -38,6 +38,15 @@ def message(full_name: str) -> Any:
     """The class of a message, by its full protobuf name. Raises KeyError for a message the package does not carry."""
     descriptor = _pool.FindMessageTypeByName(full_name)
     return message_factory.GetMessageClass(descriptor)
+
+
+def from_json(full_name: str, data: Any) -> Any:
+    """A message from plain data in protobuf's JSON form; names in snake case are understood, too.
+
+    Raises:
+        google.protobuf.json_format.ParseError: it does not fit.
+    """
+    return json_format.ParseDict(data, message(full_name)(), descriptor_pool=_pool)
 
 
 def type_url(full_name: str) -> str:

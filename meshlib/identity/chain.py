@@ -12,25 +12,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from meshlib.errors import IdentityError
-from meshlib.identity.leaf import Leaf, leaf_from_der
+from meshlib.identity.leaf import UNREADABLE, Leaf, leaf_from_der
 from meshlib.identity.revocation import refuse_revoked
 from meshlib.identity.rotation import Validity, explain, judge
-
-# Not all of cryptography's errors are ValueErrors.
-_UNREADABLE = (
-    ValueError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +60,7 @@ def proven_leaf(chain: Sequence[bytes], roots_pem: bytes, now: float, skew: floa
         key_pem = _p256(leaf)
     except VerificationError as error:
         raise IdentityError(f"the certificate is not one that this root vouches for: {error}") from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise IdentityError(f"the certificate cannot be read: {error}") from error
     if judge(now, facts.not_before - skew, facts.not_after + skew) is not Validity.VALID:
         why = explain(now, facts.not_before, facts.not_after)

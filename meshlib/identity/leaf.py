@@ -9,9 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
 from meshlib.errors import IdentityError
+
+# Not all of cryptography's errors are ValueErrors.
+UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What reading certificates and requests may raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +45,7 @@ def leaf_from_der(der: bytes) -> Leaf:
     """The facts of a certificate. Raises IdentityError if it cannot be read or names a SPIFFE id beside another URI."""
     try:
         return _facts(x509.load_der_x509_certificate(der))
-    except ValueError as error:
+    except UNREADABLE as error:
         raise IdentityError(f"the certificate cannot be read: {error}") from error
 
 
@@ -42,7 +53,7 @@ def leaf_from_pem(pem: str) -> Leaf:
     """The facts of the first certificate of a PEM text. Raises IdentityError as `leaf_from_der` does."""
     try:
         return _facts(x509.load_pem_x509_certificate(pem.encode()))
-    except ValueError as error:
+    except UNREADABLE as error:
         raise IdentityError(f"the certificate cannot be read: {error}") from error
 
 

@@ -1,5 +1,5 @@
 """A request arrives: who sent it (`sender`), may it enter (`admit`), what may it say about itself (`forwarded`)."""
 
-from meshlib.inbound.sender import peer
+from meshlib.inbound.sender import claims, peer
 
-__all__ = ["peer"]
+__all__ = ["claims", "peer"]

@@ -18,25 +18,32 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
+from meshlib.config.jwt import JwtAuthn
 from meshlib.config.model import Origin, PeerMode
 from meshlib.config.policy import AS_WRITTEN, Filter, InboundListener, Normalization, Rbac
+from meshlib.config.rate_limit import GlobalRateLimit, LocalRateLimit
 from meshlib.facts import Peer
 from meshlib.inbound import authorize, closed
+from meshlib.inbound.jwt import TokenCheck
 from meshlib.inbound.normalize import normalize
+from meshlib.inbound.rate_limit import ask_global, decide_local
 from meshlib.inbound.visit import Answer, Denied, Permit, Question, Visit
 
 Asking = Generator[Question, Answer, Denied | None]
 Step = Callable[[Visit], Denied | Asking | None]
 
 
-def _deciding(decide: Callable[[Any, Visit], Denied | Asking | None]) -> Callable[[Any], Step]:
-    """A filter that is a function of itself and the visit: `decide(filter, visit)`, or a generator if it has to ask."""
-    return lambda one: partial(decide, one)
+def _limiting(decide: Callable[[Any, Visit], Denied | Asking | None]) -> Callable[[Any], Step | None]:
+    """A filter that is a function of itself and the visit; what the application asks for by itself is no step."""
+    return lambda one: None if one.of_application else partial(decide, one)
 
 
-_STEPS: Mapping[type[Filter], Callable[[Any], Step]] = {
+_STEPS: Mapping[type[Filter], Callable[[Any], Step | None]] = {
+    JwtAuthn: TokenCheck,
     Rbac: authorize.step,
-    closed.Closed: _deciding(closed.decide),
+    LocalRateLimit: _limiting(decide_local),
+    GlobalRateLimit: _limiting(ask_global),
+    closed.Closed: lambda one: partial(closed.decide, one),
 }
 """What each kind of filter does; called once for a port, so that what can be prepared is."""
 
@@ -54,7 +61,8 @@ class InboundPort:
     steps: tuple[Step, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", tuple(_STEPS[type(one)](one) for one in self.filters))
+        steps = (_STEPS[type(one)](one) for one in self.filters)
+        object.__setattr__(self, "steps", tuple(step for step in steps if step is not None))
 
 
 def port_of(listener: InboundListener) -> InboundPort:

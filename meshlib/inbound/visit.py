@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshlib.facts import Headers, Peer, Request
+
+if TYPE_CHECKING:
+    from meshlib.inbound.rate_limit import Counting
 
 
 class Visit:
@@ -17,6 +20,7 @@ class Visit:
         local_address: `ip:port` it came in at.
         server_name: what the client named in its TLS hello (SNI); empty: nothing.
         now: seconds since the epoch.
+        counting: what rate limits count with; None: nothing is limited.
 
     Attributes:
         metadata: Envoy's dynamic metadata: namespace -> value; one filter writes what a later one reads.
@@ -27,16 +31,25 @@ class Visit:
     """
 
     __slots__ = (
-        "guess", "knows_authority", "local_address", "metadata", "notes", "now", "peer", "request", "response_headers",
-        "server_name",
+        "counting", "guess", "knows_authority", "local_address", "metadata", "notes", "now", "peer", "request",
+        "response_headers", "server_name",
     )  # fmt: skip
 
-    def __init__(self, request: Request, peer: Peer, local_address: str = "", server_name: str = "", now: float = 0.0) -> None:
+    def __init__(
+        self,
+        request: Request,
+        peer: Peer,
+        local_address: str = "",
+        server_name: str = "",
+        now: float = 0.0,
+        counting: Counting | None = None,
+    ) -> None:
         self.request = request
         self.peer = peer
         self.local_address = local_address
         self.server_name = server_name
         self.now = now
+        self.counting = counting
         self.metadata: dict[str, Any] = {}
         self.response_headers: list[tuple[str, str]] = []
         self.notes: list[str] = []
@@ -75,6 +88,7 @@ class Denied:
         headers: to add to the answer.
         flag: Envoy's response flag for the access log, `-` for none.
         detail: Envoy's response code details; empty: what follows from the flag.
+        grpc_status: what a gRPC call ends with; None: what follows from the status.
         policy: the policy that says so, if there is one.
         why: tells more for the log, and may take its time.
     """
@@ -85,6 +99,7 @@ class Denied:
     headers: Headers = ()
     flag: str = "-"
     detail: str = ""
+    grpc_status: int | None = None
     policy: str = ""
     why: Callable[[Visit], str] | None = field(default=None, compare=False, repr=False)
 

@@ -22,11 +22,11 @@ from meshlib.config.model import (
     VirtualHost,
 )
 from meshlib.facts import Request
-from meshlib.match import bare_path, shown, unmet_header, wanted
+from meshlib.match import bare_path, query_parameters, shown, unmet_header, wanted
 from meshlib.outbound.balance import Balancers
 from meshlib.outbound.exchange import balancer_for, named_endpoint
 from meshlib.outbound.hop import sanitized
-from meshlib.outbound.match import Condition, query_parameters, unmet
+from meshlib.outbound.match import Condition, unmet
 from meshlib.outbound.route import domain_rank, first_match, virtual_host
 from meshlib.outbound.terms import terms_of
 from meshlib.path import normalized

@@ -4,24 +4,9 @@ from __future__ import annotations
 
 from meshlib.config.model import HeaderMatch, QueryMatch, RouteMatch, StringMatch
 from meshlib.facts import Request
-from meshlib.match import header_matches, text_matches
+from meshlib.match import header_matches, query_matches, query_parameters, text_matches
 
 Condition = StringMatch | HeaderMatch | QueryMatch
-
-
-def query_parameters(path: str) -> dict[str, str]:
-    """The query's parameters as written; of several with one name the first; one without `=` has the empty value."""
-    found: dict[str, str] = {}
-    for part in path.partition("?")[2].split("&"):
-        name, _, value = part.partition("=")
-        found.setdefault(name, value)
-    return found
-
-
-def query_matches(condition: QueryMatch, parameters: dict[str, str]) -> bool:
-    """Whether a query parameter is there and meets a condition."""
-    value = parameters.get(condition.name)
-    return value is not None and text_matches(condition.match, value)
 
 
 def unmet(match: RouteMatch, request: Request, path: str) -> Condition | None:

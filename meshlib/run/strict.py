@@ -10,11 +10,11 @@ import random
 import time
 from collections.abc import Callable
 
-from meshlib.errors import ControlPlaneError, MeshError
-from meshlib.runtime.ca import CertificateAuthority, Renewal
+from meshlib.errors import ControlPlaneError, MeshError, WorkloadApiError
 from meshlib.runtime.certificates import Certificates
-from meshlib.runtime.credential import Credential
+from meshlib.runtime.identity_source import identity_source
 from meshlib.runtime.settings import Settings
+from meshlib.runtime.trust import Trust
 
 PATIENCE = 10.0
 """Seconds: a control plane that is started together with the program may need some."""
@@ -23,26 +23,20 @@ PATIENCE = 10.0
 def refusal(
     settings: Settings, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
 ) -> MeshError | None:
-    """Why this machine cannot join the mesh now; None: the control plane gave a certificate, which is thrown away."""
+    """Why this machine cannot join the mesh now; None: there was a certificate, which is thrown away."""
     certificates = Certificates()
-    authority = CertificateAuthority(
-        settings.control_plane,
-        settings.read_root_cert,
-        Credential(settings.read_token, certificates, time.time),
-        time.time,
-        settings.instance,
-    )
-    renewal = Renewal(authority, certificates, settings.certificate_lifetime, time.time, random.random)
+    trust = Trust(settings.read_root_cert, certificates)
+    source = identity_source(settings, certificates, trust, time.time, random.random)
     until = clock() + PATIENCE
     while True:
-        wait = renewal.step()
+        wait = source.step()
         if certificates.identity is not None:
             return None
-        if not _may_pass(renewal.problem) or clock() + wait > until:
-            return renewal.problem
+        if not _may_pass(source.problem) or clock() + wait > until:
+            return source.problem
         sleep(wait)
 
 
 def _may_pass(problem: MeshError | None) -> bool:
-    """Waiting brings back a control plane; it makes no credential right."""
-    return type(problem) is ControlPlaneError
+    """Waiting brings back a control plane or an agent; it makes no credential right."""
+    return type(problem) in (ControlPlaneError, WorkloadApiError)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, TypeVar
 
 from meshlib.facts import Peer, Request
 from meshlib.inbound.admit import InboundPort, admission
+from meshlib.inbound.rate_limit import AskRateLimit, Counting
 from meshlib.inbound.visit import Answer, Denied, Permit, Question, Visit
 from meshlib.runtime.own_port import Undecided
+
+if TYPE_CHECKING:
+    from meshlib.runtime.mesh import Mesh
+
+T = TypeVar("T")
 
 
 def nobody(question: Question) -> Answer:
@@ -19,6 +26,20 @@ def nobody(question: Question) -> Answer:
 
 async def nobody_async(question: Question) -> Answer:
     """As `nobody`."""
+    return nobody(question)
+
+
+def answer(mesh: Mesh, question: Question) -> Answer:
+    """Asks who a filter wants to know it from, waiting as long as it takes."""
+    if isinstance(question, AskRateLimit):
+        return mesh.rate_limit_services.ask(question)
+    return nobody(question)
+
+
+async def answer_async(mesh: Mesh, question: Question) -> Answer:
+    """As `answer`."""
+    if isinstance(question, AskRateLimit):
+        return await mesh.rate_limit_services.ask_async(question)
     return nobody(question)
 
 
@@ -36,9 +57,9 @@ def tell(log: logging.Logger, port: InboundPort, visit: Visit, answer: Permit | 
         log.info("refused %s: %s", what, "; ".join([answer.reason, *more, *([answer.why(visit)] if answer.why else [])]))
 
 
-def arrived(request: Request, peer: Peer, local_address: str) -> Visit:
+def arrived(request: Request, peer: Peer, local_address: str, counting: Counting | None = None) -> Visit:
     """A request that is here now."""
-    return Visit(request, peer, local_address, peer.server_name, time.time())
+    return Visit(request, peer, local_address, peer.server_name, time.time(), counting)
 
 
 def admit_sync(port: InboundPort, visit: Visit, ask: Callable[[Question], Answer] = nobody) -> Permit | Denied:
@@ -47,29 +68,37 @@ def admit_sync(port: InboundPort, visit: Visit, ask: Callable[[Question], Answer
     Args:
         ask: answers what a filter asks, waiting as long as it takes; not called for filters that decide alone.
     """
-    machine = admission(port.settled() if type(port) is Undecided else port, visit)
-    answer: Answer = None
-    try:
-        while True:
-            answer = ask(machine.send(answer))
-    except StopIteration as end:
-        found: Permit | Denied = end.value
-        return found
-    finally:
-        machine.close()
+    return drive_sync(admission(port.settled() if type(port) is Undecided else port, visit), ask)
 
 
 async def admit_async(
     port: InboundPort, visit: Visit, ask: Callable[[Question], Awaitable[Answer]] = nobody_async
 ) -> Permit | Denied:
     """As `admit_sync`, for an event loop; for a known port without a question it never suspends."""
-    machine = admission(await port.settled_async() if type(port) is Undecided else port, visit)
+    return await drive_async(admission(await port.settled_async() if type(port) is Undecided else port, visit), ask)
+
+
+def drive_sync(machine: Generator[Question, Answer, T], ask: Callable[[Question], Answer]) -> T:
+    """Run a decision to its end."""
+    answer: Answer = None
+    try:
+        while True:
+            answer = ask(machine.send(answer))
+    except StopIteration as end:
+        found: T = end.value
+        return found
+    finally:
+        machine.close()
+
+
+async def drive_async(machine: Generator[Question, Answer, T], ask: Callable[[Question], Awaitable[Answer]]) -> T:
+    """As `drive_sync`."""
     answer: Answer = None
     try:
         while True:
             answer = await ask(machine.send(answer))
     except StopIteration as end:
-        found: Permit | Denied = end.value
+        found: T = end.value
         return found
     finally:
         machine.close()

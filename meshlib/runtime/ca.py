@@ -191,6 +191,9 @@ class Renewal:
         if not self._failures:
             self._due = min(self._due, self._wall() + within * self._dice()) if within else 0.0
 
+    def close(self) -> None:
+        """Nothing: each request has a connection of its own."""
+
     def _left(self) -> float:
         """Seconds until a request is due. Clocks jump and machines sleep: what cannot be true any more is due now."""
         left = self._due - self._wall()

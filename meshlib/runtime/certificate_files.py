@@ -25,11 +25,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from meshlib.errors import CredentialError, MeshError, SettingsError
-from meshlib.runtime.ca import CertificateAuthority, Renewal, renewal_spread
+from meshlib.runtime.ca import renewal_spread
 from meshlib.runtime.certificates import Certificates, Identity
-from meshlib.runtime.credential import Credential
+from meshlib.runtime.identity_source import authority, identity_source
 from meshlib.runtime.settings import Settings
 from meshlib.runtime.trust import Trust
 
@@ -40,6 +41,17 @@ RETRY = 5.0  # seconds after the disk failed us
 
 _NEWEST = "..data"
 _log = logging.getLogger("meshlib")
+
+
+class CertificatePlace(Protocol):
+    """Where each newest certificate goes."""
+
+    @property
+    def path(self) -> Path:
+        """For people: where it is."""
+
+    def write(self, identity: Identity) -> None:
+        """Take an identity instead of the one before. Raises SettingsError if that cannot be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,28 +135,26 @@ def _point(link: Path, target: str) -> None:
 
 
 class CertificateKeeper:
-    """Gets a certificate into a folder and renews it there at half of its life.
+    """Gets a certificate to a place and renews it there at half of its life.
 
     Args:
         settings: the control plane, the credential, the lifetime to ask for.
+        place: gets each one; a folder as a rule.
         wall: seconds since the epoch. dice: uniform in [0.0, 1.0).
     """
 
     def __init__(
         self,
         settings: Settings,
-        folder: CertificateFolder,
+        place: CertificatePlace,
         wall: Callable[[], float] = time.time,
         dice: Callable[[], float] = random.random,
     ) -> None:
-        self.folder = folder
+        self.place = place
         self._certificates = Certificates(wall)
-        credential = Credential(settings.read_token, self._certificates, wall)
         self._trust = Trust(settings.read_root_cert, self._certificates, self._reissue)
-        self._authority = CertificateAuthority(
-            settings.control_plane, self._trust.control_plane_roots, credential, wall, settings.instance
-        )
-        self._renewal = Renewal(self._authority, self._certificates, settings.certificate_lifetime, wall, dice)
+        self._authority = authority(settings, self._certificates, self._trust, wall)
+        self._source = identity_source(settings, self._certificates, self._trust, wall, dice)
         self._wall = wall
         self._period = min(LONGEST_SLEEP, max(SHORTEST_PERIOD, settings.certificate_lifetime / 20))
         self._asked = wall()
@@ -175,7 +185,7 @@ class CertificateKeeper:
         until = time.monotonic() + timeout
         while not self._written:
             wait = self.step()
-            problem = self._renewal.problem
+            problem = self._source.problem
             if problem is not None:
                 if isinstance(problem, CredentialError | SettingsError) or time.monotonic() + wait > until:
                     raise problem
@@ -185,13 +195,13 @@ class CertificateKeeper:
         """Renew if that is due, and write what is new. Returns the seconds after which to call again.
 
         Raises:
-            SettingsError: the folder cannot be written.
+            SettingsError: the place cannot be written.
         """
         self._ask_whom_to_trust()
-        wait = self._renewal.step()
+        wait = self._source.step()
         identity, generation = self._certificates.identity, self._certificates.generation
         if identity is not None and generation != self._written:
-            self.folder.write(identity)
+            self.place.write(identity)
             self._written = generation
         return min(wait, self._period)
 
@@ -207,24 +217,24 @@ class CertificateKeeper:
             self._version = version
 
     def _reissue(self) -> None:
-        self._renewal.hasten(renewal_spread(self._certificates))
+        self._source.hasten(renewal_spread(self._certificates))
 
     def run(self, stopped: threading.Event) -> None:
-        """Keep the folder fresh until `stopped`; an outage of the control plane or of the disk is told once and waited out."""
+        """Keep the place fresh until `stopped`; an outage of the control plane or of the disk is told once and waited out."""
         wait = 0.0
         while not stopped.wait(min(wait, LONGEST_SLEEP)):
             try:
                 wait = self.step()
-                self._tell(self._renewal.problem)
+                self._tell(self._source.problem)
             except SettingsError as error:
                 wait = RETRY
                 self._tell(error)
             except Exception:  # a fault of ours must not end renewal: the certificate would run out
                 wait = RETRY
-                _log.exception("meshlib: renewing the certificate in %s failed", self.folder.path)
+                _log.exception("meshlib: renewing the certificate in %s failed", self.place.path)
 
     def _tell(self, problem: MeshError | None) -> None:
         what = str(problem or "")
         if what and what != self._told:
-            _log.warning("meshlib: no new certificate for %s: %s", self.folder.path, what)
+            _log.warning("meshlib: no new certificate for %s: %s", self.place.path, what)
         self._told = what

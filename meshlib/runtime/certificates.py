@@ -203,7 +203,7 @@ class Certificates:
         """
         current = self._current
         if current is None:
-            raise NoCertificate("this process has no certificate yet: the control plane has not issued one")
+            raise NoCertificate("this process has no certificate yet: none has been issued to it")
         problem = self.problem()
         if problem:
             raise NoCertificate(f"the certificate of {current.identity.leaf.spiffe_id} cannot be used: {problem}")
@@ -215,7 +215,7 @@ class Certificates:
             return ""
         leaf = self._current.identity.leaf
         why = explain(self._wall(), leaf.not_before, leaf.not_after)
-        return f"{why}. If this clock is right, the control plane could not be reached for a new one" if why else ""
+        return f"{why}. If this clock is right, no new one could be had in time" if why else ""
 
     def wait(self, timeout: float) -> bool:
         """Block until there is a certificate, at most `timeout` seconds; whether there is one."""

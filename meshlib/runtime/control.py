@@ -175,6 +175,7 @@ class Control:
                 self._announce(self._listing.served(event.announcement))
             case events.Certified():
                 self._announce(self._listing.certified())
+                self._connect()  # there may have been nothing to show before
             case events.Withdrawn():
                 self._withdraw(event.done)
             case events.Arrived() if event.number == self._number:

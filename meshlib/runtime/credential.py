@@ -51,6 +51,7 @@ class Credential:
         token: gives the join token, read anew; empty if there is none.
         certificates: whose newest identity signs.
         wall: seconds since the epoch.
+        advice: what to do without a token that counts.
         on_refusal: told the fingerprint of a certificate that was refused and that the token may replace.
     """
 
@@ -60,11 +61,13 @@ class Credential:
         certificates: Certificates,
         wall: Callable[[], float],
         on_refusal: Callable[[str], None] = lambda fingerprint: None,
+        advice: str = _ADVICE,
     ) -> None:
         self._token = token
         self._certificates = certificates
         self._wall = wall
         self._on_refusal = on_refusal
+        self._advice = advice
         self._refused = ""  # fingerprint of the certificate that the control plane did not accept
         self._reason = ""
 
@@ -96,7 +99,7 @@ class Credential:
         if shown.certificate:
             return self._certificate_refused(shown, target, detail)
         refusal = f"the control plane at {target} refused the token: {detail}" if shown.bearer else "no token is set"
-        error = CredentialError(f"{refusal}{self._other()}. {_ADVICE}")
+        error = CredentialError(f"{refusal}{self._other()}. {self._advice}")
         self._refused = ""
         return error
 
@@ -106,9 +109,9 @@ class Credential:
         try:
             token = self._token()
         except SettingsError as error:
-            return CredentialError(f"{what}; and there is no token instead ({error}). {_ADVICE}")
+            return CredentialError(f"{what}; and there is no token instead ({error}). {self._advice}")
         if not token:
-            return CredentialError(f"{what}; and no token is set to join again. {_ADVICE}")
+            return CredentialError(f"{what}; and no token is set to join again. {self._advice}")
         self._on_refusal(shown.certificate)
         return ControlPlaneError(f"{what}; trying the token instead")
 

@@ -1,4 +1,4 @@
-"""The thread that gets our certificate and renews it.
+"""The thread that gets our certificate and renews it, or follows who does (`identity_source`).
 
 A thread of its own: a request to the CA may wait for many seconds, and callers of the control thread must not wait with it.
 """
@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from meshlib.errors import ControlPlaneError, MeshError
-from meshlib.runtime.ca import CertificateAuthority, Renewal, renewal_spread
+from meshlib.errors import ControlPlaneError, MeshError, NoCertificate
+from meshlib.runtime.ca import renewal_spread
 from meshlib.runtime.certificates import Certificates
-from meshlib.runtime.credential import Credential
+from meshlib.runtime.identity_source import identity_source
 from meshlib.runtime.settings import Settings
 from meshlib.runtime.trust import Trust
 
@@ -43,14 +43,7 @@ class Enrolment:
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meshlib-certificates", daemon=True)
         self.trust = Trust(settings.read_root_cert, certificates, self.reissue)
-        authority = CertificateAuthority(
-            settings.control_plane,
-            self.trust.control_plane_roots,
-            Credential(settings.read_token, certificates, time.time),
-            time.time,
-            settings.instance,
-        )
-        self._renewal = Renewal(authority, certificates, settings.certificate_lifetime, time.time, random.random)
+        self._source = identity_source(settings, certificates, self.trust, time.time, random.random, self._woken.set)
         self._known_as = ""
         self._told = ""
 
@@ -79,12 +72,13 @@ class Enrolment:
             try:
                 self._heed_refusal()
                 self._heed_new_issuer()
-                wait = self._renewal.step()
-                self.problem = self._renewal.problem
+                wait = self._source.step()
+                self.problem = self._source.problem or self._over()
             except Exception:  # a fault of ours must not end renewal: the certificate would run out
                 _log.exception("meshlib: renewing the certificate failed")
                 wait = RETRY
             self._tell()
+        self._source.close()
 
     def _sleep(self, seconds: float) -> bool:
         """Until then, or until something is to do. Whether it is to end."""
@@ -97,13 +91,18 @@ class Enrolment:
         identity = self._certificates.identity
         if refused and identity is not None and identity.leaf.fingerprint == refused:
             _log.info("meshlib: the control plane does not accept our certificate: asking for another")
-            self._renewal.hasten()
+            self._source.hasten()
 
     def _heed_new_issuer(self) -> None:
         heard, self._reissue = self._reissue, False
         if heard:
             _log.info("meshlib: another root signs now: asking for another certificate")
-            self._renewal.hasten(renewal_spread(self._certificates))
+            self._source.hasten(renewal_spread(self._certificates))
+
+    def _over(self) -> NoCertificate | None:
+        """That our certificate ended, if nobody who gives us one said that anything was wrong."""
+        why = self._certificates.problem()
+        return NoCertificate(f"the certificate of {self._certificates.spiffe_id} cannot be used: {why}") if why else None
 
     def _tell(self) -> None:
         """Log each new problem once, and tell a new identity."""

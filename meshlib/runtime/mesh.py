@@ -28,12 +28,14 @@ from meshlib.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from meshlib.inbound.admit import InboundPort
+    from meshlib.inbound.rate_limit import Counting
     from meshlib.outbound.balance import Balancers
     from meshlib.runtime.certificates import Certificates
     from meshlib.runtime.client_async import AsyncClient
     from meshlib.runtime.client_sync import SyncClient
     from meshlib.runtime.control import Control
     from meshlib.runtime.enrolment import Enrolment
+    from meshlib.runtime.rate_limit import RateLimitServices
     from meshlib.runtime.stats import StatsServer
     from meshlib.telemetry.records import Telemetry
 
@@ -133,6 +135,20 @@ class Mesh:
 
         return Balancers()
 
+    @cached_property
+    def counting(self) -> Counting:
+        """What the rate limits of our port count with. A forked child has its own: it starts with full buckets."""
+        from meshlib.runtime.counting import counting
+
+        return counting(self.settings)
+
+    @cached_property
+    def rate_limit_services(self) -> RateLimitServices:
+        """Who is asked for limits that many processes share."""
+        from meshlib.runtime.rate_limit import RateLimitServices
+
+        return RateLimitServices(self)
+
     def client(self) -> SyncClient:
         """The client for threads; one per mesh."""
         from meshlib.runtime.client_sync import SyncClient
@@ -182,8 +198,9 @@ class Mesh:
 
     def _make_parts(self) -> _Parts:
         from meshlib.runtime.control import Control
-        from meshlib.runtime.credential import Credential
+        from meshlib.runtime.counting import keep
         from meshlib.runtime.enrolment import Enrolment
+        from meshlib.runtime.identity_source import credential
         from meshlib.runtime.xds import Stream
 
         settings, balancers, telemetry, certificates = self.settings, self.balancers, self.telemetry, self.certificates
@@ -196,9 +213,9 @@ class Mesh:
         control = Control(
             settings,
             own_address(settings),
-            partial(Stream, Credential(settings.read_token, certificates, time.time, enrolment.replace), enrolment.trust),
+            partial(Stream, credential(settings, certificates, time.time, enrolment.replace), enrolment.trust),
             random.random,
-            on_change=lambda snapshot: balancers.keep(snapshot.clusters),
+            on_change=partial(keep, balancers, self.counting.buckets),
         )
         stats = None
         if settings.stats_address:
@@ -365,6 +382,7 @@ class Mesh:
     def _after_fork_in_child(self) -> None:
         # The parent's objects are kept, not freed: destroying gRPC's halves of threads that did not come along could hang.
         _left_behind.append((self._parts, self._sync_client))
+        _left_behind.extend(self.__dict__.pop(name, None) for name in ("counting", "rate_limit_services"))
         certificates: Certificates | None = self.__dict__.get("certificates")  # not made here if nobody asked for it yet
         if certificates is not None:
             certificates.after_fork()

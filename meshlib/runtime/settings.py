@@ -15,6 +15,10 @@ PROTOCOLS = ("http", "http2", "grpc", "https", "tls", "tcp")
 
 ACCESS_LOGS = ("off", "text", "json")
 
+ENDPOINT = "SPIFFE_ENDPOINT_SOCKET"
+"""SPIFFE's own variable. Not heeded unasked: it may be there for another program, and decides who we are."""
+_BY_SPIFFE = ("MESHLIB_IDENTITY_SOURCE", "workload-api")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,7 +31,7 @@ class Settings:
         target_port: the port of ours to register; 0: whichever a server adapter reports.
         address: IP address to register; empty: the one that reaches the control plane.
         protocol: `http`.
-        labels: select us in subsets: `app=reviews,version=v1`.
+        labels: select us in subsets and policies: `version=v1`; `app` is the service if it is not given.
         instance: name of this instance, as a pod's name; default: HOSTNAME, else the service and the process id.
         workload: as a deployment's name; default: service and version, `reviews-v1`.
         locality: `region/zone/subzone`.
@@ -36,6 +40,8 @@ class Settings:
             client does; default: the port after that of `control_plane`.
         token, token_file: the credential; the file is read again for each use, so that it may be renewed in place.
         root_cert: PEM file that proves the control plane; default: the one a control plane of this user wrote, if any.
+        identity_source: a SPIFFE Workload API to have key, certificate and roots from, `unix:///run/spire/agent.sock`; empty:
+            the control plane's CA. In the environment also `workload-api`, for the one that SPIFFE_ENDPOINT_SOCKET names.
         home: folder of the user's mesh.
         cache_dir: where the last good configuration is kept; default: `cache` in home.
         prefetch: authorities to ask for at start.
@@ -64,6 +70,7 @@ class Settings:
     token: str = field(default="", repr=False)
     token_file: str = ""
     root_cert: str = ""
+    identity_source: str = ""
     home: str = "~/.meshlib"
     cache_dir: str = ""
     prefetch: tuple[str, ...] = ()
@@ -81,6 +88,8 @@ class Settings:
         fill = object.__setattr__
         fill(self, "home", str(Path(self.home).expanduser()))
         fill(self, "cache_dir", self.cache_dir or str(Path(self.home) / "cache"))
+        if self.service:  # what Istio's examples and policies select by
+            fill(self, "labels", {"app": self.service, **self.labels})
         fill(self, "instance", self.instance or f"{self.service or 'client'}-{os.getpid()}")
         fill(self, "workload", self.workload or self._default_workload())
         fill(self, "control_plane_mtls", self.control_plane_mtls or _next_port(self.control_plane))
@@ -98,6 +107,8 @@ class Settings:
         for name, (read, example) in _VARIABLES.items():
             variable = f"MESHLIB_{name.upper()}"
             text = environ.get(variable, "").strip()
+            if (variable, text) == _BY_SPIFFE:
+                variable, text = ENDPOINT, environ.get(ENDPOINT, "").strip() or "(not set)"
             if text:
                 given[name] = _read(variable, text, read, example)
         given.setdefault("instance", environ.get("HOSTNAME", ""))
@@ -157,6 +168,17 @@ def _address_and_port(text: str) -> str:
     if not host:
         raise ValueError("the host is missing")
     return text
+
+
+def _endpoint(text: str) -> str:
+    # SPIFFE_Workload_Endpoint.md 4: an absolute path and no authority, or an IP address and a port.
+    scheme, _, rest = text.partition(":")
+    place = rest.removeprefix("//")
+    if scheme == "unix" and place.startswith("/"):
+        return f"unix:{place}"
+    if scheme == "tcp" and rest.startswith("//") and "/" not in place:
+        return f"tcp://{_address_and_port(place)}"
+    raise ValueError("a Workload API is a socket with its absolute path")
 
 
 def _next_port(address: str) -> str:
@@ -222,6 +244,7 @@ _VARIABLES: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "token": (str, "TOKEN"),
     "token_file": (str, "/var/run/secrets/meshlib/token"),
     "root_cert": (str, "/etc/meshlib/root-cert.pem"),
+    "identity_source": (_endpoint, "unix:///run/spire/agent.sock"),
     "home": (str, "~/.meshlib"),
     "cache_dir": (str, "/var/cache/meshlib"),
     "prefetch": (_names, "reviews:9080,ratings:9080"),

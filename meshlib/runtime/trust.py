@@ -3,6 +3,7 @@
     a certificate's answer ──roots──┐
     stream: ROOTCA (SDS) ──roots────┼─> the newest word counts, for new handshakes
     root file (MESHLIB_ROOT_CERT) ──┘   (the file for the control plane only, besides the others)
+    SPIFFE Workload API ──bundle───────> counts besides the control plane's, each as it was said last
 
 Rule 1: the root file lets a process join. From then on the control plane may also prove itself by what the mesh trusts: the
         file grows old when the root is replaced, and this process does not.
@@ -12,14 +13,16 @@ Rule 2: roots whose first one is another than before are the sign to renew: the 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from meshlib.config.messages import message, type_url
 from meshlib.errors import IdentityError, SettingsError
-from meshlib.runtime.certificates import Certificates
+from meshlib.runtime.certificates import Certificates, Identity
 
 ROOTS = "ROOTCA"
 """Istio's name of the secret with the roots."""
@@ -50,6 +53,8 @@ class Trust:
         self._root_cert = root_cert
         self._certificates = certificates
         self._on_new_issuer = on_new_issuer
+        self._bundle = self._distributed = ""
+        self._one_at_a_time = threading.Lock()  # an agent and the control plane may speak in the same moment
 
     def control_plane_roots(self) -> bytes | None:
         """PEM of what proves the control plane now; None: the system's roots.
@@ -78,8 +83,21 @@ class Trust:
         Raises:
             IdentityError: they are no certificates, or no lists.
         """
-        if self._certificates.trust(roots, revoked):
+        with self._one_at_a_time:
+            renew = self._certificates.trust(self._bundle + roots, revoked)
+            self._distributed = roots
+        if renew:
             self._on_new_issuer()
+
+    def install(self, identity: Identity) -> None:
+        """An identity that did not come from the control plane: its roots count besides those of the mesh.
+
+        Raises:
+            IdentityError: OpenSSL does not accept it.
+        """
+        with self._one_at_a_time:
+            self._certificates.install(replace(identity, roots=identity.roots + self._distributed))
+            self._bundle = identity.roots
 
     # On a delta stream
 

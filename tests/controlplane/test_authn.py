@@ -10,7 +10,7 @@ import pytest
 from meshlib.errors import CredentialError
 from meshlib.identity import assertion
 from meshlib.identity.csr import new_request
-from meshlib_control.authn import Administrator, Authenticator
+from meshlib_control.authn import Authenticator
 from meshlib_control.ca import CertificateAuthority, open_authority
 from meshlib_control.tokens import TokenExpired, TokenIssuer, open_issuer
 
@@ -138,16 +138,3 @@ def test_a_wrong_token_is_not_rescued_by_a_certificate(authenticator):
     """Who shows a token is judged by it."""
     with pytest.raises(CredentialError):
         authenticator.caller(bearer("nonsense"), {"peer_spiffe_id": [b"spiffe://cluster.local/ns/shop/sa/reviews"]})
-
-
-def test_the_admin_token_opens_the_api():
-    """And nothing is answered: check returns."""
-    assert Administrator("secret").check("Bearer secret") is None
-
-
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer secre", "Bearer secret2", "Bearer sécret", "Basic secret"])
-def test_anything_else_does_not_open_the_api(header):
-    """The text says where the token is; join tokens are for services."""
-    with pytest.raises(CredentialError, match=r"with the token in admin\.token") as refused:
-        Administrator("secret").check(header)
-    assert "token create" not in str(refused.value)

@@ -36,8 +36,8 @@ networking/certmanager-gateway.yaml VirtualService istio-system/cert-manager spe
 networking/egress-rule-google-apis.yaml DestinationRule default/originate-tls-for-googleapis \
 spec.trafficPolicy.portLevelSettings[0].tls.mode
 networking/egress-rule-google-apis.yaml ServiceEntry default/googleapis spec.ports[1].protocol
-policy/productpage_envoy_ratelimit.yaml EnvoyFilter istio-system/filter-ratelimit
-policy/productpage_envoy_ratelimit.yaml EnvoyFilter istio-system/filter-ratelimit-svc
+policy/productpage_envoy_ratelimit.yaml EnvoyFilter istio-system/filter-ratelimit spec.configPatches[0]
+policy/productpage_envoy_ratelimit.yaml EnvoyFilter istio-system/filter-ratelimit-svc spec.configPatches[0]
 """
 
 
@@ -192,7 +192,12 @@ def policy(kind: str, spec: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "spec", "field"),
     [
-        ("RequestAuthentication", "{}", ""),
+        ("RequestAuthentication", "{jwtRules: [{issuer: a, presence: REQUIRED}]}", "spec.jwtRules[0].presence"),
+        (
+            "RequestAuthentication",
+            "{targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: a}}",
+            "spec.targetRef.kind",
+        ),
         ("AuthorizationPolicy", "{action: CUSTOM, provider: {name: a}, rules: [{}]}", "spec.action"),
         (
             "AuthorizationPolicy",
@@ -214,6 +219,17 @@ def test_an_authorization_policy_is_honoured_whole() -> None:
     )
     assert findings(policy("AuthorizationPolicy", f"{{selector: {{matchLabels: {{a: b}}}}, rules: [{rule}]}}")) == []
     assert findings(policy("AuthorizationPolicy", "{action: DENY, targetRefs: [{kind: Service, name: a}], rules: [{}]}")) == []
+
+
+def test_a_request_authentication_is_honoured_whole() -> None:
+    """Every field of a rule but a presence that is required."""
+    rule = (
+        "{issuer: a, audiences: [b], jwksUri: 'http://a', fromHeaders: [{name: c, prefix: d}], fromParams: [e], "
+        "fromCookies: [f], "
+        "outputPayloadToHeader: g, forwardOriginalToken: true, outputClaimToHeaders: [{header: h, claim: i}], timeout: 1s, "
+        "spaceDelimitedClaims: [j], presence: OPTIONAL}"
+    )
+    assert findings(policy("RequestAuthentication", f"{{selector: {{matchLabels: {{a: b}}}}, jwtRules: [{rule}]}}")) == []
 
 
 def test_fields_of_the_mesh_configuration_that_do_nothing_yet_are_named() -> None:

@@ -57,6 +57,13 @@ metadata: {name: default}
 spec: {mtls: {mode: MODE}}
 """
 
+RATE_LIMIT = """
+apiVersion: meshlib.dev/v1
+kind: RateLimit
+metadata: {name: callers}
+spec: {selector: {matchLabels: {app: ratings}}, keys: [{peer: true}], local: {requests: 3, per: 1000h}}
+"""
+
 
 def to(*shares: tuple[str, int]) -> str:
     """A VirtualService's last rule: weights by subset."""
@@ -215,6 +222,14 @@ def test_strict_servers_take_envoy(members: Members, caller: Sidecar) -> None:
     assert caller.get(BEHIND).status == 200
     with pytest.raises(ConnectionError):
         plainly(members.ratings)
+
+
+def test_an_envoy_limits_rates_by_identity(members: Members, caller: Sidecar) -> None:
+    """Three of each caller come through to the program behind an Envoy; another identity has a count of its own."""
+    members.apply(RATE_LIMIT)
+    answers = [caller.get(BEHIND) for _ in range(4)]
+    assert [answer.status for answer in answers] == [200, 200, 200, 429]
+    assert client_certificate(in_process(members.cluster, BEHIND))
 
 
 def test_a_host_outside_is_passed_on(caller: Sidecar) -> None:

@@ -7,7 +7,7 @@ import json
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,7 +70,7 @@ def _ports(process: subprocess.Popen[bytes], admin_file: Path, log: Path, count:
     raise AssertionError(f"Envoy did not start:\n{log.read_text()[-3000:]}")
 
 
-def http_listener(name: str, virtual_hosts: list[Json]) -> Json:
+def http_listener(name: str, virtual_hosts: list[Json], http_filters: Sequence[Json] = ()) -> Json:
     """A listener whose HTTP connection manager has these virtual hosts and the router.
 
     Callers on loopback count as internal: Envoy obeys `x-envoy-` headers of such callers only.
@@ -82,10 +82,11 @@ def http_listener(name: str, virtual_hosts: list[Json]) -> Json:
         "internal_address_config": {"cidr_ranges": [{"address_prefix": "127.0.0.0", "prefix_len": 8}]},
         "route_config": {"name": name, "virtual_hosts": virtual_hosts},
         "http_filters": [
+            *http_filters,
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
-            }
+            },
         ],
     }
     chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}

@@ -107,6 +107,7 @@ class Echo:
         known = {
             "name": self.name,
             "request": request.decode(),
+            "claims": meshlib.claims(),
             "metadata": {k: v if isinstance(v, str) else v.hex() for k, v in context.invocation_metadata()},
             "peer": meshlib.peer().spiffe_id,
             "address": context.peer(),

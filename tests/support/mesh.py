@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
+import threading
+import time
 import weakref
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
@@ -27,6 +30,8 @@ from meshlib.config.model import (
 from meshlib.config.snapshot import ABSENT, Absent, Destination, Snapshot
 from meshlib.errors import NoCertificate
 from meshlib.inbound.admit import InboundPort
+from meshlib.inbound.buckets import Buckets
+from meshlib.inbound.rate_limit import Counting
 from meshlib.outbound.balance import Balancers
 from meshlib.runtime.client_async import AsyncClient
 from meshlib.runtime.client_sync import SyncClient
@@ -106,6 +111,7 @@ class LocalMesh:
         self.balancers = Balancers()
         self.snapshot = Snapshot()
         self.inbound = InboundPort()
+        self.counting = Counting(Buckets(time.monotonic, threading.Lock()), random.random)
         self.settings = Settings(service=account)
         self.events: list[RequestEvent] = []
         self.asked: list[str] = []

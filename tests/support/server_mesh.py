@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
 import time
 from concurrent.futures import Future
@@ -16,6 +17,8 @@ from pathlib import Path
 from meshlib.config.model import PeerMode
 from meshlib.config.policy import Normalization
 from meshlib.inbound.admit import InboundPort
+from meshlib.inbound.buckets import Buckets
+from meshlib.inbound.rate_limit import Counting
 from meshlib.runtime.certificates import Certificates, identity_of
 from meshlib.runtime.settings import Settings
 from meshlib.telemetry.events import RequestEvent
@@ -38,6 +41,7 @@ class FolderMesh:
         self._certificates = Certificates()
         self._loaded = 0
         self._lock = threading.Lock()
+        self.counting = Counting(Buckets(time.monotonic, threading.Lock()), random.random)
         self.withdrawn = False
         self._leaving = threading.Event()
         self._moved_away: Future[None] = Future()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from meshlib_control.analyze import conflicts, destinations, habits, mesh_wide, unreachable
+from meshlib_control.analyze import conflicts, destinations, habits, mesh_wide, tokens, unreachable
 from meshlib_control.index import indexed
 from meshlib_control.model import Finding, MeshObject, Severity, World
 
@@ -22,7 +22,7 @@ _OF_OBJECT: Final[Mapping[str, tuple[Callable[[World, MeshObject], Iterator[Find
     ),
     "DestinationRule": (destinations.destination_rule,),
     "PeerAuthentication": (destinations.selector,),
-    "RequestAuthentication": (destinations.selector,),
+    "RequestAuthentication": (destinations.selector, tokens.request_authentication),
     "AuthorizationPolicy": (destinations.selector,),
 }
 _OF_WORLD: Final = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,18 +13,20 @@ from starlette.types import ASGIApp
 
 from meshlib._version import __version__
 from meshlib.errors import ConfigurationError, SettingsError
-from meshlib_control.authn import Administrator
+from meshlib_control.access.credentials import Credentials
+from meshlib_control.access.gate import Forbidden
+from meshlib_control.access.roles import Subject
 from meshlib_control.desk import Desk, NotFound, Refused
 from meshlib_control.store import StoreError
 
 from .answers import answer_error, answer_problems
 from .bodies import ApplyBody, AuthzBody, ExplainBody, RotateBody, TokenBody, read_body
-from .guard import BodyTooLarge, Guard
+from .guard import SUBJECT, BodyTooLarge, Guard
 
 Answer = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(desk: Desk, administrator: Administrator, *, loopback: bool) -> ASGIApp:
+def create_app(desk: Desk, credentials: Credentials, *, loopback: bool) -> ASGIApp:
     """The API as an ASGI application.
 
     Args:
@@ -39,10 +40,11 @@ def create_app(desk: Desk, administrator: Administrator, *, loopback: bool) -> A
             Route("/v1/apply", routes.apply, methods=["POST"]),
             Route("/v1/objects", routes.objects),
             Route("/v1/objects/{kind}/{namespace}/{name}", routes.delete, methods=["DELETE"]),
-            Route("/v1/objects/{kind}/{namespace}/{name}/history", routes.history),
+            Route("/v1/history", routes.history),
             Route("/v1/analyze", routes.analyze),
             Route("/v1/proxies", routes.proxies),
             Route("/v1/proxies/{name}/config", routes.configuration),
+            Route("/v1/edges", routes.edges),
             Route("/v1/explain", routes.explain, methods=["POST"]),
             Route("/v1/authz", routes.authz, methods=["POST"]),
             Route("/v1/tokens", routes.create_token, methods=["POST"]),
@@ -51,7 +53,7 @@ def create_app(desk: Desk, administrator: Administrator, *, loopback: bool) -> A
         ],
         exception_handlers={404: _no_such_path, 405: _no_such_method, **dict.fromkeys(_STATUSES, _refusal)},
     )
-    return Guard(app, administrator.check, loopback=loopback)
+    return Guard(app, credentials.subject, loopback=loopback)
 
 
 class _Routes:
@@ -66,47 +68,70 @@ class _Routes:
 
     async def apply(self, request: Request) -> Response:
         body = await read_body(request, ApplyBody)
-        return JSONResponse(self._desk.apply(body.manifests(), body.namespace, body.author, dry_run=body.dry_run))
+        return JSONResponse(
+            self._desk.apply(_subject(request), body.manifests(), body.namespace, body.author, dry_run=body.dry_run)
+        )
 
     async def objects(self, request: Request) -> Response:
-        query = request.query_params
-        items = self._desk.objects(query.get("kind", ""), query.get("namespace", ""), query.get("name", ""))
+        items = self._desk.objects(_subject(request), *_asked(request))
         return JSONResponse({"items": items})
 
     async def delete(self, request: Request) -> Response:
-        author = request.query_params.get("author", "api")
-        return JSONResponse({"deleted": self._desk.delete(*_named(request), author)})
+        client = request.query_params.get("author", "")
+        return JSONResponse({"deleted": self._desk.delete(_subject(request), *_named(request), client)})
 
     async def history(self, request: Request) -> Response:
-        return JSONResponse({"items": self._desk.history(*_named(request))})
+        limit = _number(request, "limit", 1000)
+        return JSONResponse({"items": self._desk.history(_subject(request), *_asked(request), limit)})
 
-    async def analyze(self, _: Request) -> Response:
-        return JSONResponse({"findings": self._desk.analyze()})
+    async def analyze(self, request: Request) -> Response:
+        return JSONResponse({"findings": self._desk.analyze(_subject(request))})
 
-    async def proxies(self, _: Request) -> Response:
-        return JSONResponse({"items": self._desk.proxies()})
+    async def proxies(self, request: Request) -> Response:
+        return JSONResponse({"items": self._desk.connected(_subject(request))})
 
     async def configuration(self, request: Request) -> Response:
         types = request.query_params.get("type", "")
-        return JSONResponse({"items": self._desk.configuration(request.path_params["name"], types)})
+        return JSONResponse({"items": self._desk.configuration(_subject(request), request.path_params["name"], types)})
+
+    async def edges(self, request: Request) -> Response:
+        return JSONResponse({"items": self._desk.talking(_subject(request), request.query_params.get("namespace", ""))})
 
     async def explain(self, request: Request) -> Response:
-        return JSONResponse(self._desk.explain(await read_body(request, ExplainBody)))
+        return JSONResponse(self._desk.explained(_subject(request), await read_body(request, ExplainBody)))
 
     async def authz(self, request: Request) -> Response:
-        return JSONResponse(self._desk.authorize(await read_body(request, AuthzBody)))
+        return JSONResponse(self._desk.authorized(_subject(request), await read_body(request, AuthzBody)))
 
     async def create_token(self, request: Request) -> Response:
         body = await read_body(request, TokenBody)
-        lifetime = timedelta(seconds=body.lifetime_seconds)
-        return JSONResponse(self._desk.create_token(body.namespace, body.service_account, lifetime, once=body.once))
+        return JSONResponse(self._desk.create_token(_subject(request), body.wish()))
 
-    async def authority(self, _: Request) -> Response:
-        return JSONResponse(self._desk.authority())
+    async def authority(self, request: Request) -> Response:
+        return JSONResponse(self._desk.authority(_subject(request)))
 
     async def rotate(self, request: Request) -> Response:
         body = await read_body(request, RotateBody)
-        return JSONResponse(self._desk.rotate(hurry=body.hurry))
+        return JSONResponse(self._desk.rotate(_subject(request), hurry=body.hurry))
+
+
+def _subject(request: Request) -> Subject:
+    found: Subject = request.scope[SUBJECT]
+    return found
+
+
+def _asked(request: Request) -> tuple[str, str, str]:
+    query = request.query_params
+    return query.get("kind", ""), query.get("namespace", ""), query.get("name", "")
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ConfigurationError(f"{name}={text} is no number")
+    return int(text)
 
 
 def _named(request: Request) -> tuple[str, str, str]:
@@ -121,6 +146,7 @@ _STATUSES: dict[type[Exception], int] = {
     ConfigurationError: 400,
     SettingsError: 400,
     NotFound: 404,
+    Forbidden: 403,
     StoreError: 507,
 }
 

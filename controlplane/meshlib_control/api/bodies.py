@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from datetime import timedelta
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request
 
 from meshlib.errors import ConfigurationError
+from meshlib_control.access.token_wish import API, JOIN, TokenWish
 
 Body = TypeVar("Body", bound=Struct)
 
@@ -27,7 +29,7 @@ class ApplyBody(Struct, frozen=True, rename="camel", forbid_unknown_fields=True)
 
     Args:
         namespace: for documents that name none.
-        author: who typed, for the history.
+        author: who typed, as the command knows it; the history has it beside the proved subject.
     """
 
     documents: str = ""
@@ -35,7 +37,7 @@ class ApplyBody(Struct, frozen=True, rename="camel", forbid_unknown_fields=True)
     files: list[Manifest] = []
     namespace: _Name = "default"
     dry_run: bool = False
-    author: _Name = "api"
+    author: _Name = ""
 
     def manifests(self) -> list[tuple[str, str]]:
         """File names with their texts."""
@@ -44,12 +46,31 @@ class ApplyBody(Struct, frozen=True, rename="camel", forbid_unknown_fields=True)
 
 
 class TokenBody(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """POST /v1/tokens."""
+    """POST /v1/tokens: for a service account, or for a user.
 
-    service_account: str
+    Args:
+        use: `join` or `api`; a user's token is for the API.
+        once: a join token is good for one certificate.
+    """
+
+    service_account: str = ""
     namespace: str = "default"
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    use: Literal["join", "api"] = JOIN
     lifetime_seconds: Annotated[int, Meta(ge=0, le=10**9)] = 86400
     once: bool = False
+
+    def wish(self) -> TokenWish:
+        """What is asked for. Raises BadBody for both or none of a user and a service account."""
+        if bool(self.user) == bool(self.service_account):
+            raise BadBody("a token is for a serviceAccount or for a user: give one of the two")
+        if self.once and (self.user or self.use == API):
+            raise BadBody("only join tokens count once: leave out `once`, or `use` and `user`")
+        lifetime = timedelta(seconds=self.lifetime_seconds)
+        if self.user:
+            return TokenWish(lifetime, user=self.user, groups=self.groups, use=API)
+        return TokenWish(lifetime, self.namespace, self.service_account, use=self.use, once=self.once)
 
 
 class ExplainBody(Struct, frozen=True, forbid_unknown_fields=True):

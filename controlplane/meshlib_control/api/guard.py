@@ -9,10 +9,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meshlib.errors import ConfigurationError, CredentialError
+from meshlib_control.access.roles import Subject
 
 from .answers import answer_error
 
 OPEN_PATHS = frozenset({"/ready"})
+SUBJECT = "meshlib.subject"
 LARGEST_BODY = 8 * 1024 * 1024
 
 
@@ -28,14 +30,14 @@ class Guard:
 
     Args:
         app: what is guarded.
-        check_credential: raises CredentialError for a missing or wrong `Authorization` header.
+        identify: who sent this `Authorization` header; raises CredentialError. Routes find the answer under `SUBJECT`.
         loopback: only this machine can connect. Then the Host header must say so too: a web page that resolves its own
             name to 127.0.0.1 (DNS rebinding) would otherwise be let in by the browser.
     """
 
-    def __init__(self, app: ASGIApp, check_credential: Callable[[str | None], None], *, loopback: bool) -> None:
+    def __init__(self, app: ASGIApp, identify: Callable[[str | None], Subject], *, loopback: bool) -> None:
         self._app = app
-        self._check_credential = check_credential
+        self._identify = identify
         self._loopback = loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +59,7 @@ class Guard:
         if _declared_length(headers) > LARGEST_BODY:
             return answer_error(413, str(BodyTooLarge()))
         try:
-            self._check_credential(headers.get("authorization"))
+            scope[SUBJECT] = self._identify(headers.get("authorization"))
         except CredentialError as error:
             return answer_error(401, str(error), headers={"www-authenticate": "Bearer"})
         return None

@@ -31,7 +31,7 @@ class Api:
 
     Args:
         url: `http://127.0.0.1:15014`, without path.
-        token: the admin token; empty: none was found.
+        token: the admin token, or an API token; empty: none was found.
         root_cert: PEM file that an https API's certificate must lead to; empty: the system's.
     """
 
@@ -41,15 +41,15 @@ class Api:
 
     def get(self, path: str, **query: str) -> Any:
         """The answer of a GET; empty query values are left out. Raises Failure."""
-        return self._ask("GET", f"{path}?{urlencode({name: value for name, value in query.items() if value})}")
+        return self._ask("GET", path + _query(query))
 
     def post(self, path: str, content: Mapping[str, Any]) -> Any:
         """The answer of a POST. Raises Failure."""
         return self._ask("POST", path, json.dumps(content).encode())
 
-    def delete(self, *parts: str) -> Any:
+    def delete(self, *parts: str, **query: str) -> Any:
         """The answer of a DELETE of a path with these parts. Raises Failure."""
-        return self._ask("DELETE", "/" + "/".join(quote(part, safe="") for part in parts))
+        return self._ask("DELETE", "/" + "/".join(quote(part, safe="") for part in parts) + _query(query))
 
     def _ask(self, method: str, target: str, body: bytes | None = None) -> Any:
         try:
@@ -86,7 +86,8 @@ def find_api(url: str, environ: Mapping[str, str] = os.environ) -> Api:
     """The control plane that a command talks to.
 
     In this order: `--api` or MESHLIB_API, the one named in `$MESHLIB_HOME/current.json`, the default address.
-    The token comes from MESHLIB_ADMIN_TOKEN, MESHLIB_ADMIN_TOKEN_FILE, or the file that `current.json` names.
+    The token comes from MESHLIB_API_TOKEN or MESHLIB_API_TOKEN_FILE (one of `meshlib token create --user`), else the admin
+    token from MESHLIB_ADMIN_TOKEN, MESHLIB_ADMIN_TOKEN_FILE, or the file that `current.json` names.
 
     Raises:
         Failure: the URL is none, or the token's file cannot be read.
@@ -106,17 +107,25 @@ def _url(text: str) -> str:
 
 
 def _token(environ: Mapping[str, str], current: Current | None, home: Path) -> str:
-    if environ.get("MESHLIB_ADMIN_TOKEN"):
-        return environ["MESHLIB_ADMIN_TOKEN"].strip()
-    named = environ.get("MESHLIB_ADMIN_TOKEN_FILE", "")
-    known = current.token_file if current else home / "controlplane" / "admin.token"
-    path = Path(named or known)
-    if not named and not path.exists():
-        return ""
+    for name in ("MESHLIB_API_TOKEN", "MESHLIB_ADMIN_TOKEN"):
+        if environ.get(name):
+            return environ[name].strip()
+        if environ.get(f"{name}_FILE"):
+            return _token_in(Path(environ[f"{name}_FILE"]), f"{name}_FILE")
+    known = Path(current.token_file) if current else home / "controlplane" / "admin.token"
+    return _token_in(known, "MESHLIB_ADMIN_TOKEN_FILE") if known.exists() else ""
+
+
+def _token_in(path: Path, variable: str) -> str:
     try:
         return path.read_text().strip()
     except (OSError, ValueError) as error:
-        raise Failure(f"cannot read the admin token: {error}", "MESHLIB_ADMIN_TOKEN_FILE=FILE meshlib ...") from error
+        raise Failure(f"cannot read the token: {error}", f"{variable}=FILE meshlib ...") from error
+
+
+def _query(values: Mapping[str, str]) -> str:
+    given = {name: value for name, value in values.items() if value}
+    return f"?{urlencode(given)}" if given else ""
 
 
 def _parsed(content: bytes, url: str) -> Any:

@@ -39,6 +39,10 @@ def controlplane(
     server_names: Annotated[
         list[str] | None, typer.Option("--server-name", metavar="HOST", help="A further name of this machine; repeatable.")
     ] = None,
+    trust_bundle: Annotated[
+        Path | None,
+        typer.Option("--trust-bundle", metavar="FILE", help="Roots to trust as our own, PEM: those of SPIRE, for example."),
+    ] = None,
     cacerts: Annotated[
         Path | None,
         typer.Option(
@@ -68,6 +72,7 @@ def controlplane(
         api_address=api_address,
         xds_mtls_address=xds_mtls_address,
         server_names=tuple(server_names or ()),
+        trust_bundle=trust_bundle,
         cacerts=cacerts,
         trust_domain=trust_domain,
     )

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .apply import author
 from .client import Api, find_api
 from .failure import USAGE, Failure
 from .get import selection
@@ -31,7 +32,7 @@ def delete(
     if files and what:
         raise Failure("-f and KIND NAME cannot be mixed", "meshlib delete vs reviews", USAGE)
     chosen = _named_in(target, files, namespace) if files else _named(what or [], namespace)
-    deleted = [target.delete("v1", "objects", kind, where, name)["deleted"] for kind, where, name in chosen]
+    deleted = [target.delete("v1", "objects", kind, where, name, author=author())["deleted"] for kind, where, name in chosen]
     if output is not Format.TABLE:
         write(document("DeleteResult", deleted=deleted), output)
         return

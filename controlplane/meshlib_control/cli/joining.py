@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshlib.errors import CredentialError, MeshError, SettingsError
@@ -15,7 +17,7 @@ from .failure import FAILURE, UNREACHABLE, USAGE, Failure
 from .output import say
 
 if TYPE_CHECKING:
-    from meshlib.runtime.certificate_files import CertificateFolder, CertificateKeeper
+    from meshlib.runtime.certificate_files import CertificateKeeper, CertificatePlace
     from meshlib.runtime.settings import Settings
 
 PATIENCE = 10.0  # seconds for the first certificate
@@ -47,16 +49,16 @@ def settings_from(given: Mapping[str, str]) -> Settings:
         raise Failure(str(error), "the command's --help", USAGE) from error
 
 
-def first_certificate(settings: Settings, folder: CertificateFolder) -> CertificateKeeper:
-    """Gets a certificate into a folder; the answer can keep it fresh.
+def first_certificate(settings: Settings, place: CertificatePlace) -> CertificateKeeper:
+    """Gets a certificate to a place; the answer can keep it fresh.
 
     Raises:
-        Failure: the control plane cannot be reached or refuses the token, or the folder cannot be used.
+        Failure: the control plane cannot be reached or refuses the token, or the place cannot be used.
     """
     from meshlib.errors import ControlPlaneError
     from meshlib.runtime.certificate_files import CertificateKeeper
 
-    keeper = CertificateKeeper(settings, folder)
+    keeper = CertificateKeeper(settings, place)
     try:
         keeper.obtain(PATIENCE)
     except CredentialError as error:
@@ -66,7 +68,7 @@ def first_certificate(settings: Settings, folder: CertificateFolder) -> Certific
     except MeshError as error:
         code = UNREACHABLE if isinstance(error, ControlPlaneError) else FAILURE
         raise Failure(str(error), "meshlib controlplane, or --control-plane HOST:PORT and --root-cert FILE", code) from error
-    say(f"{folder.path}: {keeper.spiffe_id}")
+    say(f"{place.path}: {keeper.spiffe_id}")
     return keeper
 
 
@@ -84,5 +86,29 @@ def keep_fresh(keeper: CertificateKeeper) -> None:
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    say(f"Keeping the certificate in {keeper.folder.path} fresh until Ctrl-C.")
+    say(f"Keeping the certificate in {keeper.place.path} fresh until Ctrl-C.")
     keeper.run(stopped)
+
+
+async def serve_fresh(settings: Settings, path: Path, group: str) -> None:
+    """Serves a certificate by the SPIFFE Workload API, and renews it, until SIGINT or SIGTERM.
+
+    Args:
+        path: of the socket; absolute.
+        group: whose members may have it, too; empty: nobody's.
+
+    Raises:
+        Failure: as `first_certificate`, or the socket cannot be made.
+    """
+    from meshlib.runtime.workload_api_server import PublishedCertificate, WorkloadApiServer
+
+    loop, stopped, server = asyncio.get_running_loop(), threading.Event(), WorkloadApiServer()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    keeper = await asyncio.to_thread(first_certificate, settings, PublishedCertificate(path, server, loop))
+    try:
+        async with server.serving(path, group):
+            say(f"Serving it by the Workload API until Ctrl-C. Programs need: SPIFFE_ENDPOINT_SOCKET=unix://{path}")
+            await asyncio.to_thread(keeper.run, stopped)
+    except SettingsError as error:
+        raise Failure(str(error), "another socket or group", USAGE) from error

@@ -18,6 +18,7 @@ _KINDS = {
     "PeerAuthentication": ("peerauthentications", "pa"),
     "RequestAuthentication": ("requestauthentications", "ra"),
     "AuthorizationPolicy": ("authorizationpolicies", "ap"),
+    "RateLimit": ("ratelimits",),
     "Telemetry": ("telemetries", "telemetry"),
     "WasmPlugin": ("wasmplugins",),
     "HTTPRoute": ("httproutes",),

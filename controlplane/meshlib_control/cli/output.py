@@ -19,6 +19,8 @@ _STYLES = {
     "rejected": "bold red",
     "expired": "bold red",
     "synced": "green",
+    "mutual TLS": "green",
+    "plain text": "yellow",
     "effective": "green",
     "partly effective": "yellow",
     "not effective yet": "yellow",

@@ -16,6 +16,7 @@ from meshlib_control.kinds.destination_rule import DestinationRule
 from meshlib_control.kinds.extensions import EnvoyFilter, ProxyConfig, TrafficExtension, WasmPlugin
 from meshlib_control.kinds.gateway import Gateway, Sidecar
 from meshlib_control.kinds.mesh_config import MeshConfig
+from meshlib_control.kinds.rate_limit import RateLimit
 from meshlib_control.kinds.security import AuthorizationPolicy, PeerAuthentication, RequestAuthentication
 from meshlib_control.kinds.service_entry import ServiceEntry, WorkloadEntry, WorkloadGroup
 from meshlib_control.kinds.telemetry import Telemetry
@@ -23,6 +24,7 @@ from meshlib_control.kinds.virtual_service import VirtualService
 
 __all__ = [
     "KINDS",
+    "RBAC",
     "AuthorizationPolicy",
     "Destination",
     "DestinationRule",
@@ -35,6 +37,7 @@ __all__ = [
     "PeerAuthentication",
     "Percent",
     "ProxyConfig",
+    "RateLimit",
     "RequestAuthentication",
     "ServiceEntry",
     "Sidecar",
@@ -55,6 +58,8 @@ SECURITY: Final = "security.istio.io"
 TELEMETRY: Final = "telemetry.istio.io"
 EXTENSIONS: Final = "extensions.istio.io"
 GATEWAY_API: Final = "gateway.networking.k8s.io"
+MESHLIB: Final = "meshlib.dev"
+RBAC: Final = "rbac.authorization.k8s.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,9 @@ _ISTIO: Final = (
 )
 
 
+_MESHLIB: Final = (Kind(MESHLIB, "RateLimit", ("v1",), RateLimit, needs_spec=True),)
+
+
 def _kept(group: str, versions: tuple[str, ...], *names: str, namespaced: bool = True) -> list[Kind]:
     return [Kind(group, name, versions, namespaced=namespaced) for name in names]
 
@@ -132,11 +140,11 @@ _KUBERNETES: Final = (
     *_kept("autoscaling", ("v2", "v1"), "HorizontalPodAutoscaler"),
     *_kept("policy", ("v1",), "PodDisruptionBudget"),
     *_kept("discovery.k8s.io", ("v1",), "EndpointSlice"),
-    *_kept("rbac.authorization.k8s.io", ("v1",), "Role", "RoleBinding"),
-    *_kept("rbac.authorization.k8s.io", ("v1",), "ClusterRole", "ClusterRoleBinding", namespaced=False),
+    *_kept(RBAC, ("v1",), "Role", "RoleBinding"),
+    *_kept(RBAC, ("v1",), "ClusterRole", "ClusterRoleBinding", namespaced=False),
 )
 
 KINDS: Final[Mapping[tuple[str, str], Kind]] = {
-    (kind.group, kind.name): kind for kind in (*_ISTIO, *_GATEWAY_API, *_KUBERNETES)
+    (kind.group, kind.name): kind for kind in (*_ISTIO, *_MESHLIB, *_GATEWAY_API, *_KUBERNETES)
 }
 """Every known kind by API group and name."""

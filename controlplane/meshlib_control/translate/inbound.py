@@ -14,6 +14,7 @@ from meshlib.config.model import PeerMode
 from meshlib_control.model import Node, Resource, World
 from meshlib_control.names import parse_inbound_name
 from meshlib_control.translate.build import resource
+from meshlib_control.translate.envoy_filter import patched_routes
 from meshlib_control.translate.http_filters import inbound_http_filters
 from meshlib_control.translate.inbound_origin import inbound_metadata, inbound_sources
 from meshlib_control.translate.path_normalization import path_normalization
@@ -55,9 +56,13 @@ def _chains(world: World, node: Node, mode: PeerMode, manager: dict[str, Any]) -
 
 def _connection_manager(world: World, node: Node, name: str, port: int) -> dict[str, Any]:
     everything = {"match": ANY_PATH, "non_forwarding_action": {}}
+    host: dict[str, Any] = {"name": "inbound", "domains": ["*"], "routes": [everything]}
+    entry = next((entry for entry in node.registrations if entry.target_port == port), None)
+    if entry is not None:
+        host = patched_routes(host, world, node, entry)
     manager = message("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager")(
         stat_prefix="inbound",
-        route_config={"name": name, "virtual_hosts": [{"name": "inbound", "domains": ["*"], "routes": [everything]}]},
+        route_config={"name": name, "virtual_hosts": [host]},
         http_filters=inbound_http_filters(world, node, port),
         **path_normalization(world),
     )

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from meshlib_control.model import Node, ObjectKey, World
+from meshlib_control.translate import request_authentication
 from meshlib_control.translate.authorization import policies, policy_origins
 from meshlib_control.translate.build import origin_metadata, struct
+from meshlib_control.translate.envoy_filter import envoy_filters_for
 from meshlib_control.translate.peer_authentication import PeerRule
+from meshlib_control.translate.rate_limit import rate_limits_for
 
 POLICIES: Final = "meshlib.policies"
 """The metadata with the place of every policy that a filter may name: `{policy: {object, file, line, field}}`."""
@@ -27,3 +30,5 @@ def inbound_sources(world: World, node: Node, rules: Sequence[PeerRule], ports: 
     """The objects that a listener was made of."""
     yield from (rule.item.key for rule in rules if rule.item)
     yield from (item.key for port in ports for item in policies(world, node, port))
+    yield from (item.key for port in ports for item in request_authentication.policies(world, node, port))
+    yield from (item.key for item in (*rate_limits_for(world, node), *envoy_filters_for(world, node)))

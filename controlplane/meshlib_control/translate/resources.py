@@ -65,7 +65,7 @@ def translate(world: World, node: Node, type_url: str, name: str) -> Resource | 
 def wildcard_names(world: World, node: Node, type_url: str) -> tuple[str, ...]:
     """What a wildcard subscription means: all clusters, all listeners. Other types have no wildcard (xDS)."""
     if type_url == CLUSTER:
-        own = cluster_names(node) if node.kind == ENVOY else ()
+        own = cluster_names(world, node) if node.kind == ENVOY else ()
         return (*own, *_clusters(world, node))
     if type_url == LISTENER and node.kind == ENVOY:
         return tuple(envoy_listeners.listener_names(world, node))

@@ -12,12 +12,14 @@ from meshlib_control import mesh_config
 from meshlib_control.mistakes import InvalidObject, Mistake, line_of
 from meshlib_control.model import MeshObject
 from meshlib_control.validate import (
+    access,
     authorization_policy,
     destination_rule,
     envoy_filter,
     extensions,
     gateway,
     peer_authentication,
+    rate_limit,
     request_authentication,
     service_entry,
     sidecar,
@@ -35,6 +37,7 @@ _CHECKS: Final[Mapping[str, Callable[[MeshObject], Iterator[Mistake]]]] = {
     "Gateway": gateway.check,
     "PeerAuthentication": peer_authentication.check,
     "ProxyConfig": extensions.check_proxy_config,
+    "RateLimit": rate_limit.check,
     "RequestAuthentication": request_authentication.check,
     "ServiceEntry": service_entry.check,
     "Sidecar": sidecar.check,
@@ -51,7 +54,8 @@ def mistakes(found: MeshObject) -> list[Mistake]:
     """Everything wrong with an object whose fields have the right types; nothing for kinds that are only kept."""
     if found.key == mesh_config.KEY:
         return list(mesh_config.mistakes(found))
-    return [] if found.spec is None else list(_CHECKS[found.key.kind](found))
+    check_kind = access.check if found.spec is None else _CHECKS[found.key.kind]
+    return list(check_kind(found))
 
 
 def check(found: MeshObject) -> None:

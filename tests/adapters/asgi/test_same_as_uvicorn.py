@@ -11,7 +11,9 @@ import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from random import Random, SystemRandom
 from typing import Any
 
 import pytest
@@ -115,6 +117,83 @@ def test_the_same_bytes_get_the_same_answer(ports: Ports, name: str) -> None:
     assert plain == uvicorn
     assert tls.removesuffix(b"<reset>") == uvicorn.removesuffix(b"<reset>")  # TLS says goodbye before it closes
     assert uvicorn, "the case says nothing if nobody answers"
+
+
+BLANKS = [b"", b" ", b"  ", b"\t", b"\x0b", b"\x0c", b"\x00", b"\r", b"\r\n ", b"\xa0"]
+LENGTHS = [
+    b"0",
+    b"5",
+    b"4",
+    b"6",
+    b"05",
+    b"+5",
+    b"-5",
+    b"5,5",
+    b"5, 6",
+    b"5 5",
+    b"0x5",
+    b"5.0",
+    b"5e0",
+    b"",
+    b"18446744073709551621",
+]
+CODINGS = [
+    b"chunked",
+    b"Chunked",
+    b"chunked,chunked",
+    b"gzip, chunked",
+    b"chunked, gzip",
+    b"identity",
+    b"xchunked",
+    b'"chunked"',
+    b"",
+]
+BODIES = [
+    b"hello",
+    b"5\r\nhello\r\n0\r\n\r\n",
+    b"5\nhello\n0\n\n",
+    b"0\r\n\r\n",
+    b"5;x\r\nhello\r\n0\r\n\r\n",
+    b"0005\r\nhello\r\n0\r\nX: y\r\n\r\n",
+]
+ENDS = [b"\r\n"] * 8 + [b"\n", b"\r", b"\r\r\n"]
+
+
+def drawn(chance: Random) -> bytes:
+    """A request whose framing nobody should have to guess, and another one behind it."""
+
+    def blank() -> bytes:
+        return chance.choice(BLANKS) if chance.random() < 0.2 else b""
+
+    lines = []
+    for _ in range(chance.choice([1, 1, 2, 3])):
+        name, values = chance.choice([(b"Content-Length", LENGTHS), (b"Transfer-Encoding", CODINGS)])
+        name = name.swapcase() if chance.random() < 0.1 else name
+        lines.append(name + blank() + b":" + (b" " if chance.random() < 0.8 else blank()) + chance.choice(values) + blank())
+    head = b"".join(line + chance.choice(ENDS) for line in lines)
+    return POST + head + b"\r\n" + chance.choice(BODIES) + SMUGGLED
+
+
+def test_drawn_requests_get_the_same_answer(ports: Ports) -> None:
+    """Length against coding, blanks, odd line ends: hundreds of them, drawn anew each time."""
+    seed = SystemRandom().randrange(10**9)
+    print(f"seed {seed}")
+    chance = Random(seed)
+    requests = [drawn(chance) for _ in range(400)]
+    with ThreadPoolExecutor(40) as pool:
+        differing = [
+            request for request, same in zip(requests, pool.map(partial(alike, ports), requests), strict=True) if not same
+        ]
+    assert differing == [], f"seed {seed}"
+
+
+def alike(ports: Ports, request: bytes) -> bool:
+    """Whether all three answer alike. What is refused in the middle may reach us before or after the reset: three looks."""
+    for _ in range(3):
+        uvicorn, plain, tls = (answer.removesuffix(b"<reset>") for answer in three_outcomes(ports, [request]))
+        if uvicorn == plain == tls:
+            return True
+    return False
 
 
 @pytest.mark.parametrize("name", ["plain get", "pipelined", "cl", "chunked", "expect"])

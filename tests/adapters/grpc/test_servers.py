@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import ssl
@@ -16,10 +17,14 @@ from typing import Any
 import grpc
 import pytest
 
+from meshlib.config.jwt import AnyOf, ClaimHeader, HeaderLocation, JwtAuthn, JwtProvider, Provided
 from meshlib.config.model import PeerMode
+from meshlib.config.rate_limit import LocalRateLimit, TokenBucket
+from meshlib.identity.jwt import JwtProblem
 from meshlib.inbound.admit import InboundPort
 from meshlib_grpc import _acceptor
 from meshlib_grpc.port import ACCEPTOR
+from tests.conformance.tokens import forge
 from tests.support.grpc_callers import SyncCaller
 from tests.support.grpc_echo import Echo
 from tests.support.mesh import LocalMesh, destination, endpoint
@@ -105,6 +110,29 @@ async def test_calls_that_fail(served: Served, request_: bytes, method: str, cod
     (event,) = served.events(1)
     assert (event.status, event.grpc_status) == (200, str(grpc.StatusCode[code].value[0]))
     assert event.path == f"/test.Echo/{method}"
+
+
+async def test_tokens_of_users(served: Served) -> None:
+    """A call's metadata is where a token is; what is proved is in metadata and claims, a bad one is UNAUTHENTICATED."""
+    pair = forge.pairs()["ed"]
+    provider = JwtProvider(
+        name="users",
+        issuer="me",
+        jwks=json.dumps({"keys": [pair.public]}),
+        locations=(HeaderLocation("authorization", "Bearer "),),
+        claim_headers=(ClaimHeader("x-user", ("sub",)),),
+        metadata_key="payload",
+    )
+    served.mesh.inbound = InboundPort(filters=(JwtAuthn((provider,), AnyOf((Provided("users"),), allow_missing=True)),))
+    token = forge.token({"alg": "EdDSA"}, {"iss": "me", "sub": "joe"}, pair.sign["EdDSA"])
+    told = await served.caller.one(metadata=(("authorization", f"Bearer {token}"), ("x-user", "admin")))
+    assert (told["metadata"]["x-user"], told["claims"]) == ("joe", {"iss": "me", "sub": "joe"})
+    assert "authorization" not in told["metadata"]
+    assert (await served.caller.one())["claims"] == {}
+    with pytest.raises(grpc.RpcError) as caught:
+        await served.caller.one(metadata=(("authorization", f"Bearer {token[:-4]}"),))
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert caught.value.details() == JwtProblem.SIGNATURE_BAD_LENGTH.value
 
 
 async def test_a_policy_about_hosts_opens_no_door_by_what_a_server_does_not_know(served: Served, request: Any) -> None:
@@ -291,3 +319,26 @@ async def test_no_thread_before_start(authority: Authority) -> None:
     assert acceptor.bind("127.0.0.1:0") > 0
     assert threading.active_count() == before
     acceptor.drain()
+
+
+async def test_rate_limits(served: Served) -> None:
+    """The second call is refused with Envoy's words; who says so gets RESOURCE_EXHAUSTED instead of UNAVAILABLE."""
+    for exhausted, code in ((False, grpc.StatusCode.UNAVAILABLE), (True, grpc.StatusCode.RESOURCE_EXHAUSTED)):
+        one = TokenBucket(1, 1, 6000.0)
+        limit = LocalRateLimit(
+            f"l-{exhausted}",
+            one,
+            enabled=1.0,
+            enforced=1.0,
+            refused_headers=(("x-local-rate-limit", "true"),),
+            exhausted=exhausted,
+        )
+        served.mesh.inbound = InboundPort(filters=(limit,))
+        before = len(served.echo.calls)
+        await asyncio.to_thread(served.plain)
+        with pytest.raises(grpc.RpcError) as caught:
+            await asyncio.to_thread(served.plain)
+        assert (caught.value.code(), caught.value.details()) == (code, "local_rate_limited")
+        assert ("x-local-rate-limit", "true") in [tuple(pair) for pair in caught.value.trailing_metadata()]
+        assert len(served.echo.calls) == before + 1
+    assert [event.flags for event in served.events(4)] == ["-", "RL", "-", "RL"]

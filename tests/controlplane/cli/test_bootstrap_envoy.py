@@ -60,7 +60,7 @@ def test_the_node_says_what_is_served_and_how_traffic_is_met(write: Any) -> None
     assert node["metadata"]["INTERCEPTION_MODE"] == "REDIRECT"
     (entry,) = node["metadata"]["MESHLIB_SERVICES"]
     assert entry == {"service": "ratings", "port": 9080, "target_port": 9080, "protocol": "grpc"}
-    assert node["metadata"]["LABELS"] == {"version": "v2"}
+    assert node["metadata"]["LABELS"] == {"app": "ratings", "version": "v2"}
     assert plain["dynamic_resources"]["ads_config"]["api_type"] == "GRPC"
     told = write(*SERVICE, "--local-port", "8080", "--explicit-port", "9080=19080", "--explicit-port", "80", "--delta")
     metadata = told["node"]["metadata"]

@@ -6,11 +6,12 @@ import contextvars
 
 import pytest
 
+from meshlib.config.jwt import METADATA
 from meshlib.config.model import PeerMode
 from meshlib.facts import Peer, Request
 from meshlib.inbound.admit import InboundPort, Wire, admit_connection, wire
 from meshlib.inbound.forwarded import forged, forwarded_client_cert
-from meshlib.inbound.sender import enter, leave, peer
+from meshlib.inbound.sender import claims, enter, leave, let_in, peer
 from meshlib.inbound.visit import Denied, Permit, Visit
 from meshlib.runtime.admission import admit_sync
 
@@ -118,3 +119,20 @@ def test_the_peer_lasts_as_long_as_its_request() -> None:
         return during, peer()
 
     assert contextvars.Context().run(one_request) == (PRODUCTPAGE, Peer())
+
+
+def test_claims_are_those_of_the_current_request() -> None:
+    """As the filters proved them; a copy, and gone with the request."""
+
+    def serve() -> None:
+        token = enter(STRANGER)
+        assert claims() == {}
+        proved = {METADATA: {"payload": {"sub": "joe", "groups": ["a"]}}}
+        let_in(proved)
+        claims()["groups"].append("admin")
+        assert claims() == {"sub": "joe", "groups": ["a"]}
+        leave(token)
+        assert claims() == {}
+
+    contextvars.copy_context().run(serve)
+    assert claims() == {}

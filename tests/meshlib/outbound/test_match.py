@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from meshlib.config.model import HeaderMatch, MatchKind, QueryMatch, RouteMatch, StringMatch
 from meshlib.facts import Request
-from meshlib.match import bare_path, header_matches, text_matches
-from meshlib.outbound.match import Condition, query_matches, query_parameters, unmet
+from meshlib.match import bare_path, header_matches, query_matches, query_parameters, text_matches
+from meshlib.outbound.match import Condition, unmet
 from tests.support.destinations import PRESENT, exact, match, prefix, regex, request
 
 

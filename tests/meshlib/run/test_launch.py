@@ -207,11 +207,12 @@ def test_strict_does_not_wait_with_a_wrong_token(run: Run, joining: dict[str, st
 def test_strict_waits_for_a_control_plane_that_is_about_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks again until its patience ends, with pauses between."""
     from meshlib.run import strict
+    from meshlib.runtime.ca import CertificateAuthority
 
     def issue(self: object, lifetime: float) -> None:
         raise ControlPlaneError("away")
 
-    monkeypatch.setattr(strict.CertificateAuthority, "issue", issue)
+    monkeypatch.setattr(CertificateAuthority, "issue", issue)
     waits: list[float] = []
     problem = strict.refusal(Settings(), lambda: sum(waits), waits.append)
     assert str(problem) == "away"

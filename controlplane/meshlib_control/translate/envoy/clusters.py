@@ -10,6 +10,7 @@ from meshlib_control.model import Node, Resource, World
 from meshlib_control.translate.build import duration, resource
 from meshlib_control.translate.envoy import names
 from meshlib_control.translate.envoy.filters import socket_address
+from meshlib_control.translate.envoy_filter import patched_clusters
 
 HTTP2_PROTOCOLS: Final = frozenset({"http2", "grpc", "grpc-web"})
 UNLIMITED: Final = 2**32 - 1
@@ -20,18 +21,22 @@ _LET_IN: Final = "127.0.0.6"
 _OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
-def cluster_names(node: Node) -> Iterator[str]:
+def cluster_names(world: World, node: Node) -> Iterator[str]:
     """The clusters of an Envoy that are nobody's service."""
     yield names.PASSTHROUGH
     yield names.BLACK_HOLE
     yield names.INBOUND_PASSTHROUGH
     yield from dict.fromkeys(names.inbound_cluster(entry.target_port) for entry in node.registrations)
+    yield from patched_clusters(world, node)
 
 
 def own_cluster(world: World, node: Node, name: str) -> Resource | None:
     """One of the clusters that are nobody's service; None for another name."""
     if name in _FIXED:
         return resource(name, _cluster(name, **_FIXED[name]()))
+    added = patched_clusters(world, node).get(name)
+    if added is not None:
+        return resource(name, added)
     port = names.inbound_cluster_port(name)
     entry = next((entry for entry in node.registrations if entry.target_port == port), None)
     if entry is None:

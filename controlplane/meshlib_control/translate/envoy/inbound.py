@@ -18,6 +18,7 @@ from meshlib_control.translate.build import duration, resource
 from meshlib_control.translate.envoy import filters, names
 from meshlib_control.translate.envoy.clusters import HTTP2_PROTOCOLS
 from meshlib_control.translate.envoy.tls import downstream_socket
+from meshlib_control.translate.envoy_filter import patched_routes
 from meshlib_control.translate.http_filters import inbound_http_filters
 from meshlib_control.translate.inbound_origin import inbound_metadata, inbound_sources
 from meshlib_control.translate.peer_authentication import peer_rule
@@ -162,4 +163,8 @@ def _routes(world: World, node: Node, entry: Registration, cluster: str) -> dict
         "decorator": {"operation": f"{host}:{entry.port}/*"},
     }
     virtual_host = {"name": f"inbound|http|{entry.port}", "domains": ["*"], "routes": [route]}
-    return {"name": cluster, "virtual_hosts": [virtual_host], "validate_clusters": {"value": False}}
+    return {
+        "name": cluster,
+        "virtual_hosts": [patched_routes(virtual_host, world, node, entry)],
+        "validate_clusters": {"value": False},
+    }
