@@ -10,6 +10,7 @@ From its second step on a connection is uvicorn's own: parsing, keep-alive, pipe
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,7 +27,7 @@ from meshlib.identity.peer import peer_from_der
 from meshlib.inbound.admit import Wire, admit_connection, wire
 from meshlib.runtime.tls import TlsLayer, server_name
 from meshlib_asgi import announce
-from meshlib_asgi._convert import GONE, PEER, TARGET, address
+from meshlib_asgi._convert import GONE, PEER, TARGET, App, Receive, Scope, Send, address
 from meshlib_asgi.first_byte import FirstByte
 from meshlib_asgi.tls_extension import tls_extension
 from meshlib_asgi.tls_transport import TlsTransport, TlsWire
@@ -93,6 +94,12 @@ class MeshProtocol(HttpToolsProtocol):
         if self._mesh.withdrawn and self.cycle is not None:
             self.cycle.keep_alive = False
 
+    def handle_websocket_upgrade(self) -> None:
+        """A WebSocket begins: uvicorn's protocols for it make scopes of their own, which know nothing of the peer."""
+        self.config, app = copy.copy(self.config), self.config.loaded_app
+        self.config.loaded_app = _telling(app, {**self._extensions, TARGET: self.url})
+        super().handle_websocket_upgrade()
+
     def _plain_only(self, transport: asyncio.Transport) -> bool:
         if self.config.is_ssl or not self._mesh.settings.enabled or self._mesh.inbound.mode is PeerMode.DISABLE:
             return True
@@ -145,6 +152,13 @@ class MeshProtocol(HttpToolsProtocol):
 
     def _on_tls_failed(self, reason: str) -> None:
         _log.info("mutual TLS with %s failed: %s", _address(self.transport), reason)
+
+
+def _telling(app: App, extensions: dict[str, Any]) -> App:
+    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "extensions": {**scope.get("extensions", {}), **extensions}}, receive, send)
+
+    return told
 
 
 def _address(transport: asyncio.BaseTransport) -> str:

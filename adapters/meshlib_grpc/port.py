@@ -89,8 +89,8 @@ def _with_server(server: Any, acceptor: Acceptor, mesh: Mesh) -> None:
 
     def started() -> None:
         start()
+        announce(mesh, acceptor)  # first, so that no call comes in before the mesh knows which port's policy to obey
         background.run(acceptor.open())
-        announce(mesh, acceptor)
 
     def stopped(grace: float | None) -> threading.Event:
         leaving = _withdrawn(mesh, acceptor)
@@ -132,9 +132,9 @@ def _with_aio_server(server: Any, acceptor: Acceptor, mesh: Mesh) -> None:
 
     async def started() -> None:
         await start()
-        await acceptor.open()
-        # In a thread: with MESHLIB_STRICT it waits for a certificate.
+        # First, as above. In a thread: with MESHLIB_STRICT it waits for a certificate.
         await asyncio.get_running_loop().run_in_executor(None, announce, mesh, acceptor)
+        await acceptor.open()
 
     async def stopped(grace: float | None) -> None:
         leaving = _withdrawn(mesh, acceptor)

@@ -21,6 +21,7 @@ SEEN = "meshlib.seen"  # in the environ or an ASGI scope: a middleware of ours h
 _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
 _WITHHELD = frozenset("HTTP_" + name.upper().replace("-", "_") for name in WITHHELD)
 _TARGETS = frozenset({"RAW_URI", "REQUEST_URI"})  # as gunicorn and werkzeug name the request line's
+_CLAIMED_PREFIX = "HTTP_SCRIPT_NAME"  # gunicorn believes this header of whom it lets say so, by default of its own machine
 _UNPREFIXED = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 _VARIABLES = {name: key for key, name in _UNPREFIXED.items()}
 
@@ -93,9 +94,13 @@ def change(environ: Environ, asked: Request, permitted: Request) -> None:
 
     Args:
         asked: `request_of(environ)`.
+
+    The application is called with the path that policy judged, and no other: servers read some request lines otherwise.
+    Werkzeug takes `//a/b` for `/a/b`; gunicorn takes a header `SCRIPT_NAME` of neighbours off the path.
     """
-    if permitted.path != asked.path:
-        _move(environ, permitted.path)
+    prefix = _prefix(environ, asked.path)
+    if permitted.path != asked.path or prefix is None:
+        _move(environ, permitted.path, prefix or "")
     if permitted.authority != environ.get("HTTP_HOST", permitted.authority):
         environ["HTTP_HOST"] = permitted.authority
     if permitted.headers is not asked.headers:
@@ -104,14 +109,25 @@ def change(environ: Environ, asked: Request, permitted: Request) -> None:
         environ.update(_variables(permitted.headers))
 
 
-def _move(environ: Environ, path: str) -> None:
+def _prefix(environ: Environ, path: str) -> str | None:
+    """What of a path the server has taken off and told as SCRIPT_NAME; None: it made another path of it, or a client did."""
+    script: str = environ.get("SCRIPT_NAME", "")
+    same = script + environ.get("PATH_INFO", "") == _decoded(path.partition("?")[0])
+    return script if same and _CLAIMED_PREFIX not in environ else None
+
+
+def _move(environ: Environ, path: str, prefix: str) -> None:
     raw, _, query = path.partition("?")
-    decoded = unquote_to_bytes(raw.encode("latin-1")).decode("latin-1")
-    script = environ.get("SCRIPT_NAME", "")
-    environ["PATH_INFO"] = decoded.removeprefix(script)
+    environ.pop(_CLAIMED_PREFIX, None)
+    environ["SCRIPT_NAME"] = prefix
+    environ["PATH_INFO"] = _decoded(raw).removeprefix(prefix)
     environ["QUERY_STRING"] = query
     for key in _TARGETS & environ.keys():
         environ[key] = path
+
+
+def _decoded(raw: str) -> str:
+    return unquote_to_bytes(raw.encode("latin-1")).decode("latin-1") if "%" in raw else raw
 
 
 def _variables(headers: Headers) -> dict[str, str]:

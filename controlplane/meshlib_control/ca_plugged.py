@@ -133,6 +133,8 @@ class PluggedAuthority:
                 if str(error) != told:
                     _log.error("the certificates of before stay in use: %s", error)
                 told = str(error)
+            except Exception:  # a fault of ours must not end the looking: certificates run out
+                _log.exception("looking at %s failed", self._folder)
 
 
 def load(folder: Path, now: datetime) -> CertificateAuthority:

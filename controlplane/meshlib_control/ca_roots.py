@@ -275,15 +275,18 @@ def new_root(now: datetime, organization: str) -> Root:
 def _certified_by(old: Root, new: Root) -> x509.Certificate:
     """The new root's name and key in a certificate of the old one."""
     root = new.certificate
-    builder = x509.CertificateBuilder(
-        issuer_name=old.certificate.subject,
-        subject_name=root.subject,
-        public_key=root.public_key(),
-        serial_number=x509.random_serial_number(),
-        not_valid_before=root.not_valid_before_utc,
-        not_valid_after=min(root.not_valid_after_utc, old.certificate.not_valid_after_utc),
-        extensions=[*root.extensions],
-    ).add_extension(issuer_key_identifier(old.certificate), critical=False)
+    builder = (
+        x509.CertificateBuilder()
+        .issuer_name(old.certificate.subject)
+        .subject_name(root.subject)
+        .public_key(new.key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(root.not_valid_before_utc)
+        .not_valid_after(min(root.not_valid_after_utc, old.certificate.not_valid_after_utc))
+        .add_extension(issuer_key_identifier(old.certificate), critical=False)
+    )
+    for extension in root.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
     return builder.sign(old.key, hashes.SHA256())
 
 

@@ -118,3 +118,5 @@ class Rotation:
                 if str(error) != told:
                     _log.warning("the root's replacement cannot go on: %s", error)
                 told = str(error)
+            except Exception:  # a fault of ours must not end the replacement: the next look may get further
+                _log.exception("a step of the root's replacement failed")

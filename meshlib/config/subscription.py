@@ -52,13 +52,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A delta response. `problem` says why it is invalid as a whole; then `items` do not count."""
+    """A delta response. `problem` says why it is invalid as a whole; then `items` do not count, and `refused` names all."""
 
     kind: Kind
     nonce: str
     items: tuple[Item, ...] = ()
     removed: tuple[str, ...] = ()
     problem: str = ""
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

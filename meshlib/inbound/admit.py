@@ -24,7 +24,7 @@ from meshlib.config.model import Origin, PeerMode
 from meshlib.config.policy import AS_WRITTEN, Filter, InboundListener, Normalization, Rbac
 from meshlib.config.rate_limit import GlobalRateLimit, LocalRateLimit
 from meshlib.facts import Peer
-from meshlib.inbound import authorize, ext_authz
+from meshlib.inbound import authorize, closed, ext_authz
 from meshlib.inbound.jwt import TokenCheck
 from meshlib.inbound.normalize import normalize
 from meshlib.inbound.rate_limit import ask_global, decide_local
@@ -45,6 +45,7 @@ _STEPS: Mapping[type[Filter], Callable[[Any], Step | None]] = {
     Rbac: authorize.step,
     LocalRateLimit: _limiting(decide_local),
     GlobalRateLimit: _limiting(ask_global),
+    closed.Closed: lambda one: partial(closed.decide, one),
 }
 """What each kind of filter does; called once for a port, so that what can be prepared is."""
 

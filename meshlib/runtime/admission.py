@@ -12,6 +12,7 @@ from meshlib.inbound.admit import InboundPort, admission
 from meshlib.inbound.ext_authz import AskGrpc, AskHttp, BodyStart, ReadBody
 from meshlib.inbound.rate_limit import AskRateLimit, Counting
 from meshlib.inbound.visit import Answer, Denied, Permit, Question, Visit
+from meshlib.runtime.own_port import Undecided
 
 if TYPE_CHECKING:
     from meshlib.runtime.mesh import Mesh
@@ -73,19 +74,19 @@ def arrived(request: Request, peer: Peer, local_address: str, counting: Counting
 
 
 def admit_sync(port: InboundPort, visit: Visit, ask: Callable[[Question], Answer] = nobody) -> Permit | Denied:
-    """Whether a request may enter.
+    """Whether a request may enter. Waits some seconds at most for a port about which nothing is known yet.
 
     Args:
         ask: answers what a filter asks, waiting as long as it takes; not called for filters that decide alone.
     """
-    return drive_sync(admission(port, visit), ask)
+    return drive_sync(admission(port.settled() if type(port) is Undecided else port, visit), ask)
 
 
 async def admit_async(
     port: InboundPort, visit: Visit, ask: Callable[[Question], Awaitable[Answer]] = nobody_async
 ) -> Permit | Denied:
-    """As `admit_sync`, for an event loop; without a question it never suspends."""
-    return await drive_async(admission(port, visit), ask)
+    """As `admit_sync`, for an event loop; for a known port without a question it never suspends."""
+    return await drive_async(admission(await port.settled_async() if type(port) is Undecided else port, visit), ask)
 
 
 def drive_sync(machine: Generator[Question, Answer, T], ask: Callable[[Question], Answer]) -> T:

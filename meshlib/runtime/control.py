@@ -31,6 +31,7 @@ from meshlib.runtime import events
 from meshlib.runtime.cache import DiskCache, folder_of
 from meshlib.runtime.events import Announcement, Event, Found, State
 from meshlib.runtime.listing import Anew, Listing
+from meshlib.runtime.own_port import OwnPort
 from meshlib.runtime.schedule import Timers, back_off
 from meshlib.runtime.settings import Settings
 from meshlib.runtime.waiters import Waiters
@@ -77,6 +78,7 @@ class Control:
         self.problem: MeshError | None = None
         self.acknowledged = threading.Event()  # the control plane has listed the port that was served last
         self.address = address
+        self.own_port = OwnPort(strict=settings.strict)
         self._settings = settings
         self._dice, self._open, self._on_change = dice, open_stream, on_change
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -127,6 +129,8 @@ class Control:
     def serve(self, announcement: Announcement) -> None:
         """Announce our port, in place of the one before; it is listed as soon as we are `certified`."""
         self.acknowledged = threading.Event()
+        if announcement.inbound_name != self.announcement.inbound_name:
+            self.own_port.expect()
         self._events.put(events.Served(announcement, self.acknowledged))
 
     def certified(self) -> None:
@@ -143,6 +147,7 @@ class Control:
 
     def _run(self) -> None:
         self._left = self._cache.load()  # now, so that a broken cache is told at the start and not in the next outage
+        self.own_port.remember(self._left[Kind.LISTENER])
         while True:
             event = self._next()
             if isinstance(event, events.Stopped):
@@ -180,6 +185,7 @@ class Control:
             case _:
                 pass  # a timer, or a word from a stream that is no longer ours
         self._timers.run_due()
+        self.own_port.decide(self._listing.policy, self.snapshot, self.state)
 
     # Callers
 
@@ -221,9 +227,21 @@ class Control:
             if anew.forget:  # else the policy stays in force meanwhile
                 self._subscription.forget((anew.forget,))
             self._subscription.want((anew.follow,))
+            self._expect(anew.follow)
             self._failures = 0
             self._connect()
         self._acknowledge()
+
+    def _expect(self, policy: str) -> None:
+        left = self.own_port.left(policy)
+        if left:  # in force at once: whom an earlier process refused, this one does not let in meanwhile
+            self._subscription.restore({Kind.LISTENER: left})
+            self.snapshot, self._restored = self._subscription.snapshot, True
+        self._be_patient()
+
+    def _be_patient(self) -> None:
+        self.own_port.be_patient()
+        self._timers.after(PATIENCE, self.own_port.lose_patience)
 
     def _acknowledge(self) -> None:
         policy = self._listing.policy
@@ -287,6 +305,7 @@ class Control:
             return
         if update.problem:
             _log.error("meshlib: refused %s from the control plane, the old one stays: %s", update.kind.value, update.problem)
+        self.own_port.told(self._listing.policy, update)
         asks, changed = self._subscription.on_response(update)
         self._send(asks)
         if update.kind is Kind.LISTENER and self._listing.heard() and self._draining:
@@ -306,6 +325,7 @@ class Control:
         self.problem, self._told, self._failures, self._left = None, "", 0, None
         self._unanswered.clear()
         self._timers.cancel(self._lose_patience)
+        self._be_patient()
 
     def _end_grace(self) -> None:
         asks, changed = self._subscription.on_grace_over()

@@ -8,6 +8,7 @@ Rule 3: no request fails because the control plane is away.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import threading
@@ -20,13 +21,13 @@ from typing import TYPE_CHECKING
 
 from meshlib.config.snapshot import ABSENT, EMPTY, Absent, Destination, Snapshot, listener_name
 from meshlib.errors import ControlPlaneError, MeshError
-from meshlib.inbound.admit import InboundPort, port_of
 from meshlib.runtime.addresses import own_address, reachable
 from meshlib.runtime.events import Announcement
+from meshlib.runtime.own_port import UNSERVED, unregistered
 from meshlib.runtime.settings import Settings
 
 if TYPE_CHECKING:
-    from meshlib.config.policy import InboundListener
+    from meshlib.inbound.admit import InboundPort
     from meshlib.inbound.rate_limit import Counting
     from meshlib.outbound.balance import Balancers
     from meshlib.runtime.certificates import Certificates
@@ -44,7 +45,7 @@ RESOLVE_TIMEOUT = 2.5
 STRICT_TIMEOUT = 10.0
 """Seconds that a strict start waits for a certificate."""
 
-_PERMISSIVE = InboundPort()
+_log = logging.getLogger("meshlib")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,8 @@ class Mesh:
         self._lock = threading.Lock()
         self._parts: _Parts | None = None
         self._served: Announcement | None = None
-        self._port: tuple[InboundListener | None, InboundPort] = None, _PERMISSIVE
+        self._last_port: InboundPort = UNSERVED
+        self._told_unserved = False
         self.withdrawn = False
         """A server of ours is about to end: it asks its clients to close their connections."""
         self._sync_client: SyncClient | None = None
@@ -234,6 +236,8 @@ class Mesh:
         """Leave the mesh: the stream ends, and with it the registration. Idempotent; the next use starts anew."""
         with self._lock:
             parts, self._parts, self._served = self._parts, None, None
+            if parts is not None:  # requests that are still under way must not find an open port
+                self._last_port = parts.control.own_port.accepts
         if parts is not None:
             parts.stop()
 
@@ -304,19 +308,18 @@ class Mesh:
 
     @property
     def inbound(self) -> InboundPort:
-        """What our own port accepts; PERMISSIVE until the control plane says otherwise, as in Istio."""
+        """What our own port accepts now; `runtime.own_port` says what that is while nothing is known."""
         parts = self._parts
-        if parts is None:
-            return _PERMISSIVE
-        control = parts.control
-        listener = control.snapshot.inbound.get(control.announcement.inbound_name)
-        if listener is None:
-            return _PERMISSIVE
-        known, port = self._port
-        if known is not listener:  # prepared once for all requests; two threads may do it twice
-            port = port_of(listener)
-            self._port = listener, port
-        return port
+        port = parts.control.own_port.accepts if parts is not None else self._last_port
+        return port if port is not UNSERVED else self._unserved()
+
+    def _unserved(self) -> InboundPort:
+        if not self.settings.enabled:
+            return UNSERVED
+        if not self._told_unserved:
+            _log.warning("meshlib: no port is registered, no policy is enforced: set MESHLIB_TARGET_PORT")
+        self._told_unserved = True
+        return unregistered(strict=self.settings.strict)
 
     def destination(self, authority: str) -> Destination | Absent | None:
         """What is known about an authority, without waiting; None: nobody asked yet."""

@@ -88,7 +88,8 @@ def from_response(raw: bytes) -> Update | None:
         except Exception as error:  # a fault of ours in decoding must end as a NACK, not end the thread
             _log.exception("meshlib: decoding %s failed", resource.name)
             problems.append(f"{resource.name}: {type(error).__name__}: {error}")
-    return Update(kind, response.nonce, tuple(items), tuple(response.removed_resources), "; ".join(problems))
+    refused = tuple(resource.name for resource in response.resources) if problems else ()
+    return Update(kind, response.nonce, tuple(items), tuple(response.removed_resources), "; ".join(problems), refused)
 
 
 def _item(kind: Kind, resource: Any) -> Item:

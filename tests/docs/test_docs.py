@@ -50,7 +50,7 @@ def test_the_readme_begins_with_the_two_commands() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_programs_are_started_with_a_token(page: Path) -> None:
-    """Or with an identity from elsewhere: without one a program runs, and is nobody. Of commands to type; tables show forms."""
+    """Or an identity from elsewhere: without one a program runs, and is nobody. Of commands to type; tables show forms."""
     text = page.read_text().replace("\\\n", " ")
     commands = [line for line in text.splitlines() if re.match(r"\s*([A-Z_]+=\S+ )?meshlib run --service", line)]
     joining = ("--token-file", "MESHLIB_IDENTITY_SOURCE=")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.cluster import Cluster, free_port
+from tests.support.cluster import Cluster, eventually, free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -62,15 +62,45 @@ def rotate_until_it_ends(cluster: Cluster, client: subprocess.Popen[str]) -> set
     return roots
 
 
+def paced(cluster: Cluster, rate: int, seconds: int) -> subprocess.Popen[str]:
+    """A client of the service that calls at a pace."""
+    program = (sys.executable, str(PROGRAMS / "paced.py"), str(rate), str(seconds), "http://httpbin:8000/")
+    return subprocess.Popen(cluster.run_command("caller", program), env=cluster.env, stdout=subprocess.PIPE, text=True)
+
+
+def told(client: subprocess.Popen[str]) -> Any:
+    """What it says at its end."""
+    assert client.stdout is not None
+    return json.loads(client.stdout.read())
+
+
 def test_no_request_fails_while_certificates_and_roots_are_replaced(rotating: Cluster) -> None:
     """200 requests a second, blocking and not, for ten seconds or as long as it is told."""
-    paced = (sys.executable, str(PROGRAMS / "paced.py"), str(RATE), str(SECONDS), "http://httpbin:8000/")
-    command = rotating.run_command("caller", paced)
-    with subprocess.Popen(command, env=rotating.env, stdout=subprocess.PIPE, text=True) as client:
+    with paced(rotating, RATE, SECONDS) as client:
         roots = rotate_until_it_ends(rotating, client)
-        assert client.stdout is not None
-        told = json.loads(client.stdout.read())
-    assert told["failures"] == []
-    assert told["sent"] == sum(told["names"].values()) == RATE * SECONDS
-    assert set(told["names"]) == {"one", "two"}
+        found = told(client)
+    assert found["failures"] == []
+    assert found["sent"] == sum(found["names"].values()) == RATE * SECONDS
+    assert set(found["names"]) == {"one", "two"}
     assert len(roots) >= max(2, SECONDS // 12)
+
+
+def test_a_control_plane_that_is_killed_in_each_step_goes_on(rotating: Cluster) -> None:
+    """Without a warning, right after it said that the step was taken; nobody's requests notice."""
+    (before,) = authority(rotating, "show")["roots"]
+    with paced(rotating, 50, 15) as client:
+        assert authority(rotating, "rotate")["phase"] == "distributing"
+        kill_and_start(rotating, "second")
+        eventually(lambda: authority(rotating, "show")["phase"] == "retiring", "the switch")
+        kill_and_start(rotating, "third")
+        eventually(lambda: authority(rotating, "show")["phase"] == "steady", "the end")
+        found = told(client)
+    (after,) = authority(rotating, "show")["roots"]
+    assert before["fingerprint"] != after["fingerprint"]
+    assert found["failures"] == []
+    assert found["sent"] == sum(found["names"].values()) == 50 * 15
+
+
+def kill_and_start(cluster: Cluster, name: str) -> None:
+    cluster.kill("controlplane" if name == "second" else "second")
+    cluster.start_control_plane(name=name)

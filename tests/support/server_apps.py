@@ -30,6 +30,7 @@ def who(scheme: str, headers: dict[str, str], outside: str, extra: dict[str, Any
     context = meshlib.context()
     seen = {
         "peer": meshlib.peer().spiffe_id,
+        "host": headers.get("host"),
         "xfcc": headers.get("x-forwarded-client-cert"),
         "withheld": headers.get("x-meshlib-peer"),
         "request_id": headers.get("x-request-id"),

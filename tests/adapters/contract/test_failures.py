@@ -187,10 +187,10 @@ async def test_retry_goes_to_another_endpoint(scene: Scene) -> None:
 
 async def test_retry_after_per_try_timeout(scene: Scene) -> None:
     """A try that takes too long is given up for the next one."""
-    policy = RetryPolicy(ISTIO_RETRY.retry_on | {"5xx"}, retries=1, per_try_timeout=0.1, backoff_base=0.001)
+    policy = RetryPolicy(ISTIO_RETRY.retry_on | {"5xx"}, retries=1, per_try_timeout=0.5, backoff_base=0.001)
     scene.configure(timeout=5.0, retry=policy)
     with pytest.raises(scene.caller.errors.read_timeout):
-        await scene.caller.call("GET", f"{REVIEWS}/slow?seconds=3")
+        await scene.caller.call("GET", f"{REVIEWS}/slow?seconds=5")
     assert scene.upstream.seen["/slow"] == 2
 
 

@@ -20,7 +20,10 @@ from meshlib.config.model import PeerMode
 from meshlib.config.snapshot import ABSENT, Absent, Destination
 from meshlib.config.subscription import Kind
 from meshlib.errors import ControlPlaneError, CredentialError
+from meshlib.facts import Peer, Request
+from meshlib.inbound.visit import Denied, Visit
 from meshlib.runtime import control
+from meshlib.runtime.admission import admit_sync
 from meshlib.runtime.mesh import Mesh
 from meshlib.runtime.settings import Settings
 from tests.support.destinations import ports
@@ -161,14 +164,14 @@ def test_only_the_configured_port_is_announced(control_plane: Any, make_mesh: Ma
 
 
 def test_the_policy_of_our_port_arrives(control_plane: Any, mesh: Mesh) -> None:
-    """PERMISSIVE until told otherwise, then what the control plane says, also later."""
-    assert mesh.inbound.mode is PeerMode.PERMISSIVE
+    """What the control plane says, also later; a listener that is taken away leaves a closed port."""
     control_plane.put_strict("xds.istio.io/grpc/lds/inbound/127.0.0.1:43210")
     mesh.serve(43210, "127.0.0.1")
     assert mesh.ready(10)
     assert mesh.inbound.mode is PeerMode.STRICT
     control_plane.drop(Kind.LISTENER, "xds.istio.io/grpc/lds/inbound/127.0.0.1:43210")
     assert becomes(lambda: mesh.inbound.mode is PeerMode.PERMISSIVE)
+    assert isinstance(admit_sync(mesh.inbound, Visit(Request("GET", "http", "reviews", "/", ()), Peer())), Denied)
 
 
 def test_prefetch(control_plane: Any, make_mesh: MakeMesh) -> None:

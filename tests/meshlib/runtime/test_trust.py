@@ -213,12 +213,13 @@ class Asked(Clock):
 
     def __init__(self, folder: Path, authority: Authority, lifetime: int = 3600) -> None:
         super().__init__(time.time())
-        self.keeper = CertificateKeeper(Settings(certificate_lifetime=lifetime), CertificateFolder(folder), self, Dice(0.5))
+        self.folder = CertificateFolder(folder)
+        self.keeper = CertificateKeeper(Settings(certificate_lifetime=lifetime), self.folder, self, Dice(0.5))
         self.held: list[str] = []
         self.given: tuple[str, str] | ControlPlaneError = ("", "")
         self.keeper._authority.roots = self._roots  # type: ignore[method-assign]
         self.keeper._certificates.install(member(authority).identity)  # type: ignore[arg-type]
-        self.keeper._renewal._due = self.now + lifetime / 2
+        self.keeper._source._due = self.now + lifetime / 2
 
     def _roots(self, held: str, timeout: float = 10.0) -> tuple[str, str]:
         self.held.append(held)
@@ -235,7 +236,7 @@ def test_a_keeper_of_files_asks_now_and_then(tmp_path: Path, old: Authority, new
     assert clock.held == []
     clock.now += 60
     clock.keeper.step()
-    assert clock.keeper.folder.roots.read_text() == pem(old, new)
+    assert clock.folder.roots.read_text() == pem(old, new)
     clock.now += 60
     clock.keeper.step()
     assert clock.held == ["", "version 2"]
@@ -247,7 +248,7 @@ def test_a_keeper_renews_when_another_root_signs(tmp_path: Path, old: Authority,
     clock.given = (pem(new, old), "version 3")
     clock.now += 60
     clock.keeper.step()
-    assert clock.keeper._renewal._left() == 30.0  # the dice say half of the minute
+    assert clock.keeper._source._left() == 30.0  # the dice say half of the minute
 
 
 def test_a_control_plane_that_does_not_answer_changes_nothing(tmp_path: Path, old: Authority) -> None:
@@ -257,4 +258,4 @@ def test_a_control_plane_that_does_not_answer_changes_nothing(tmp_path: Path, ol
     clock.now += 60
     clock.keeper.step()
     assert clock.held == [""]
-    assert clock.keeper.folder.roots.read_text() == pem(old)
+    assert clock.folder.roots.read_text() == pem(old)
