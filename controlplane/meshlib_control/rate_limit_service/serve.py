@@ -116,23 +116,29 @@ def _handlers(service: RateLimitService) -> Any:
 
 async def _follow(folder: Path, service: RateLimitService) -> None:
     """A folder with a mistake changes nothing: the last good limits stay in force."""
+    told = ""
     while True:
         try:
             async for _ in watch_changes(folder):
-                _refresh(folder, service)
+                told = _refresh(folder, service, told)
         except (OSError, RuntimeError) as error:  # the folder is not there, or the system has no watches left
             _log.error("changes of %s cannot be followed: %s", folder, error)
         await asyncio.sleep(_AGAIN)
-        _refresh(folder, service)
+        told = _refresh(folder, service, told)
 
 
-def _refresh(folder: Path, service: RateLimitService) -> None:
+def _refresh(folder: Path, service: RateLimitService, told: str) -> str:
+    """What is wrong in the folder, empty for nothing; a mistake that was told is not told again."""
     try:
-        service.limits = read(folder)
+        found = read(folder)
     except MeshError as error:
-        _log.error("the limits stay as they were: %s", error)
-    else:
+        if str(error) != told:
+            _log.error("the limits stay as they were: %s", error)
+        return str(error)
+    if found != service.limits:
+        service.limits = found
         _log.info("limits from %s", folder)
+    return ""
 
 
 async def _signalled() -> None:

@@ -25,16 +25,20 @@ SOURCE: Final = "files"
 _SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 _QUIET: Final = 50  # milliseconds without a change before a look, as an editor writes in several steps
 _LONGEST: Final = 400  # milliseconds until a look even if changes go on
+_ANYWAY: Final = 2000  # milliseconds until a look without any change
 _AGAIN: Final = 5.0  # seconds until a watch that failed is tried again
 
 Changes = Callable[[Path], AsyncIterator[object]]
 
 
 async def watch_changes(path: Path) -> AsyncIterator[object]:
-    """Yields when something below `path` has changed; what it was is read from the files themselves."""
+    """Yields when it is worth looking at `path` again; what has changed is read from the files themselves.
+
+    Also every two seconds: what is written while a watch begins is told to nobody.
+    """
     from watchfiles import awatch  # here, because only a watched folder needs it
 
-    async for changes in awatch(path, debounce=_LONGEST, step=_QUIET):
+    async for changes in awatch(path, debounce=_LONGEST, step=_QUIET, rust_timeout=_ANYWAY, yield_on_timeout=True):
         yield changes
 
 
