@@ -230,6 +230,9 @@ def test_an_envoy_limits_rates_by_identity(members: Members, caller: Sidecar) ->
     answers = [caller.get(BEHIND) for _ in range(4)]
     assert [answer.status for answer in answers] == [200, 200, 200, 429]
     assert client_certificate(in_process(members.cluster, BEHIND))
+    members.plane.reset()
+    # Open connections are the old listener's, with its limit, until it has drained.
+    eventually(lambda: all(caller.get(BEHIND).status == 200 for _ in range(10)), "the limit is gone", 30)
 
 
 def test_a_host_outside_is_passed_on(caller: Sidecar) -> None:
