@@ -166,7 +166,9 @@ class AsyncConnection(asyncio.Protocol):
     def close(self) -> None:
         """Say goodbye and close."""
         self._stop_upload()
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self._transport.abort()  # a peer that does not read would keep what is left of a body, and the socket, for ever
+        elif self._transport is not None and not self._transport.is_closing():
             if self._tls is not None:
                 self._transport.write(self._tls.close())
             self._transport.close()

@@ -123,6 +123,20 @@ async def test_upload_that_stalls_meets_the_write_timeout(mesh: LocalMesh, reads
         await mesh.async_client().send(get("/stall", "POST"), stream(), timeout=timeout)
 
 
+async def test_what_nobody_reads_of_a_body_keeps_no_socket(mesh: LocalMesh) -> None:
+    """The answer came before the body was read: what is left of it is dropped with the connection, not kept for a reader."""
+
+    async def stream() -> AsyncIterator[bytes]:
+        for _ in range(500):
+            yield b"x" * 65_536
+
+    response = await mesh.async_client().send(get("/early", "POST"), stream())
+    assert response is not None
+    assert b"".join([piece async for piece in response]) == b"too much"
+    waiting = [one for one in gc.get_objects() if isinstance(one, asyncio.WriteTransport) and one.get_write_buffer_size()]
+    assert waiting == []
+
+
 async def test_read_timeout_starts_when_the_body_is_out(mesh: LocalMesh) -> None:
     """A slow body of the caller's own is not the peer's fault."""
 
