@@ -14,10 +14,9 @@ Rule 2: there is no root's key here, so a root is replaced by who has it: first 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,12 +31,12 @@ from meshlib.errors import SettingsError
 from .ca import CertificateAuthority, SigningKey
 from .ca_roots import described, write_copy
 from .errors import CannotStart
+from .looking import looking
 from .private_file import read_private
 
 CERTIFICATE, KEY, CHAIN, ROOTS, REVOKED = "ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem", "ca-crl.pem"
 FILES = (CERTIFICATE, KEY, CHAIN, ROOTS, REVOKED)
 
-PERIOD = 1.0  # seconds between looks at the files
 
 _log = logging.getLogger(__name__)
 
@@ -112,29 +111,9 @@ class PluggedAuthority:
             "oldRootUntil": "",
         }
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Looks at the files."""
-        task = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def _watch(self) -> None:
-        told = ""
-        while True:
-            await asyncio.sleep(PERIOD)
-            try:
-                self.step()
-                told = ""
-            except CannotStart as error:
-                if str(error) != told:
-                    _log.error("the certificates of before stay in use: %s", error)
-                told = str(error)
-            except Exception:  # a fault of ours must not end the looking: certificates run out
-                _log.exception("looking at %s failed", self._folder)
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Looks at the files while the context lasts."""
+        return looking(self.step, f"the certificates of before stay in use, {self._folder} cannot be used", _log)
 
 
 def load(folder: Path, now: datetime) -> CertificateAuthority:

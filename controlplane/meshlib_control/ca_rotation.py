@@ -10,18 +10,15 @@ Rule 2: hurrying is possible at any step and says what it costs: who is not read
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
 from .ca_roots import KeptRoots, Phase, described
-from .errors import CannotStart
-
-PERIOD = 1.0  # seconds between looks at whether the next step is due
+from .looking import looking
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +35,7 @@ class Replacing(Protocol):
     def status(self) -> dict[str, Any]:
         """How it stands, for people and programs."""
 
-    def running(self) -> contextlib.AbstractAsyncContextManager[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Takes each step when it is due."""
 
 
@@ -83,15 +80,9 @@ class Rotation:
                 return False
         return True
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Takes each step when it is due. A replacement that was under way when the control plane ended goes on."""
-        task = asyncio.create_task(self._run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        return looking(self.step, "the root's replacement cannot go on", _log)
 
     def status(self) -> dict[str, Any]:
         """How it stands, for people and programs."""
@@ -106,17 +97,3 @@ class Rotation:
     def _is_over(self) -> bool:
         until = self.kept.roots.old_until
         return until is not None and self.clock() > until
-
-    async def _run(self) -> None:
-        told = ""
-        while True:
-            await asyncio.sleep(PERIOD)
-            try:
-                self.step()
-                told = ""
-            except CannotStart as error:
-                if str(error) != told:
-                    _log.warning("the root's replacement cannot go on: %s", error)
-                told = str(error)
-            except Exception:  # a fault of ours must not end the replacement: the next look may get further
-                _log.exception("a step of the root's replacement failed")

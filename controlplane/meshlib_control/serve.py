@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
+
 from .access.credentials import Credentials
 from .api.app import create_app
 from .api.bodies import AuthzBody, ExplainBody
@@ -29,7 +31,7 @@ from .authn import Authenticator
 from .authorizing import check_access, peer_called
 from .ca import CERTIFICATE_FILE
 from .ca_plugged import PluggedAuthority
-from .ca_roots import KeptRoots, open_roots
+from .ca_roots import open_roots
 from .ca_rotation import Replacing, Rotation
 from .ca_service import Certificate, certificate_handler
 from .configured import configuration_data, is_called
@@ -41,7 +43,7 @@ from .errors import CannotStart
 from .explaining import asking_node, explain_request, question
 from .grpc_listener import RenewedCertificate, listen_for_certificates, listen_grpc, server_credentials
 from .http_listener import ApiServer
-from .inventory import open_inventory
+from .inventory import Inventory, open_inventory
 from .issued import IssuedCertificates
 from .jwks import FILE as KEY_SETS_FILE
 from .jwks import KeySets
@@ -53,7 +55,7 @@ from .presentation import proxy_data
 from .private_file import replace_file
 from .registry import Registry
 from .snapshots import Snapshot
-from .tokens import ADMIN_FILE, open_admin_token, open_issuer
+from .tokens import ADMIN_FILE, TokenIssuer, open_admin_token, open_issuer
 from .translate.envoy.secrets import ROOTS
 from .translate.resources import SECRET
 from .trust import KnownFiles, missing, roots_version
@@ -167,20 +169,13 @@ class ControlPlane:
         )
 
     async def _start(self, started: contextlib.AsyncExitStack) -> None:
-        options, now = self.options, self._clock()
+        options = self.options
         started.enter_context(_exclusive(options.data))
 
         def untold() -> list[str]:
             return list(_untold(discovery, registry, roots.current.roots_pem, files))
 
-        signing: KeptRoots | PluggedAuthority
-        rotation: Replacing
-        if options.cacerts is not None:
-            signing = rotation = PluggedAuthority(options.cacerts, options.data, self._clock, untold)
-        else:
-            signing = open_roots(options.data, now, options.trust_domain)
-            rotation = Rotation(signing, untold, self._clock)
-        roots = Widened(signing, options.trust_bundle)
+        roots, rotation = _authorities(options, self._clock, untold)
         issuer = open_issuer(options.data)
         credentials = Credentials(open_admin_token(options.data), issuer, self._clock)
         authenticator = Authenticator(
@@ -221,19 +216,7 @@ class ControlPlane:
             options.longest,
         )
         key_sets = KeySets(discovery.changed, options.data / KEY_SETS_FILE, lambda: self._clock().timestamp())
-        desk = Desk(
-            inventory=inventory,
-            world=world,
-            changed=changed,
-            issuer=issuer,
-            proxies=lambda: [proxy_data(row, self._clock().timestamp()) for row in discovery.status()],
-            explain=lambda body: _explain(world(), registry.nodes, body),
-            authorize=lambda body: _authorize(world(), registry.nodes, body, self._clock()),
-            configurations=lambda name, kinds: _configurations(discovery, name, kinds),
-            edges=lambda: [edge_data(edge) for edge in edges(discovery.configurations(lambda _: True))],
-            rotation=rotation,
-            clock=self._clock,
-        )
+        desk = self._desk(inventory, registry, discovery, world, changed, issuer, rotation)
         # Both ports are bound before either is served: a taken one leaves nothing behind.
         listener = started.enter_context(contextlib.closing(listen(self.api, "--api-address")))
 
@@ -247,15 +230,7 @@ class ControlPlane:
             certificate_handler(lambda: roots.current, authenticator, self._clock, granted),
             trust_handler(lambda: roots.current.roots_pem, authenticator, files),
         ]
-        wanted = self.xds.port
-        server, self.xds = listen_grpc(self.xds, server_credentials(certificate), handlers)
-        self.xds_mtls = listen_for_certificates(
-            server,
-            options.xds_mtls_address,
-            self.xds,
-            wanted,
-            server_credentials(certificate, lambda: roots.current.roots_pem),
-        )
+        server = self._listen(handlers, certificate, roots)
         self.api = Address(self.api.host, listener.getsockname()[1])
 
         grace = recall(registry, options.data, lambda: self._clock().timestamp())
@@ -275,10 +250,53 @@ class ControlPlane:
         started.push_async_callback(api.stop)
         started.enter_context(_announced(options.home, self.current))
 
+    def _desk(
+        self,
+        inventory: Inventory,
+        registry: Registry,
+        discovery: DiscoveryService,
+        world: Callable[[], World],
+        changed: Callable[[], None],
+        issuer: TokenIssuer,
+        rotation: Replacing,
+    ) -> Desk:
+        return Desk(
+            inventory=inventory,
+            world=world,
+            changed=changed,
+            issuer=issuer,
+            proxies=lambda: [proxy_data(row, self._clock().timestamp()) for row in discovery.status()],
+            explain=lambda body: _explain(world(), registry.nodes, body),
+            authorize=lambda body: _authorize(world(), registry.nodes, body, self._clock()),
+            configurations=lambda name, kinds: _configurations(discovery, name, kinds),
+            edges=lambda: [edge_data(edge) for edge in edges(discovery.configurations(lambda _: True))],
+            rotation=rotation,
+            clock=self._clock,
+        )
+
+    def _listen(self, handlers: Sequence[Any], certificate: RenewedCertificate, roots: Widened) -> grpc.aio.Server:
+        """The server behind both xDS ports, bound and not serving yet."""
+        wanted = self.xds.port
+        server, self.xds = listen_grpc(self.xds, server_credentials(certificate), handlers)
+        certified = server_credentials(certificate, lambda: roots.current.roots_pem)
+        self.xds_mtls = listen_for_certificates(server, self.options.xds_mtls_address, self.xds, wanted, certified)
+        return server
+
     def _names(self) -> list[str]:
         certified = self.options.xds_mtls_address.rpartition(":")[0].strip("[]")
         hosts = [self.xds.host, self.api.host, certified, socket.gethostname(), *self.options.server_names]
         return [host for host in hosts if host not in ("0.0.0.0", "::", "")]  # noqa: S104  not listened on here
+
+
+def _authorities(
+    options: ControlPlaneOptions, clock: Callable[[], datetime], untold: Callable[[], list[str]]
+) -> tuple[Widened, Replacing]:
+    """What is trusted and signs, and what replaces it."""
+    if options.cacerts is not None:
+        plugged = PluggedAuthority(options.cacerts, options.data, clock, untold)
+        return Widened(plugged, options.trust_bundle), plugged
+    own = open_roots(options.data, clock(), options.trust_domain)
+    return Widened(own, options.trust_bundle), Rotation(own, untold, clock)
 
 
 def _explain(world: World, nodes: Sequence[Node], body: ExplainBody) -> dict[str, Any]:

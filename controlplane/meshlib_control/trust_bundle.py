@@ -10,10 +10,10 @@ Rule 2: the file is looked at again and again: its writer replaces roots as we d
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,10 +21,11 @@ from typing import Protocol
 
 from cryptography import x509
 
+from meshlib.identity.leaf import UNREADABLE
+
 from .ca import CertificateAuthority
 from .errors import CannotStart
-
-PERIOD = 1.0  # seconds between looks at the file
+from .looking import looking
 
 _log = logging.getLogger(__name__)
 
@@ -84,15 +85,11 @@ class Widened:
         _log.warning("%s has other roots: %d are trusted besides our own", self._bundle, len(found))
         return True
 
-    @contextlib.asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
-        """Looks at the file while the context lasts."""
-        task = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    def watching(self) -> AbstractAsyncContextManager[None]:
+        """Looks at the file while the context lasts; without one there is nothing to look at."""
+        if self._bundle is None:
+            return contextlib.nullcontext()
+        return looking(self.look, f"the roots of before stay trusted, {self._bundle} cannot be used", _log)
 
     def _renew(self) -> None:
         self.current = self._joined()
@@ -106,23 +103,11 @@ class Widened:
         further = tuple(one for one in self._further if one not in own)
         return replace(authority, roots=(*own, *further)) if further else authority
 
-    async def _watch(self) -> None:
-        told = ""
-        while self._bundle is not None:
-            await asyncio.sleep(PERIOD)
-            try:
-                self.look()
-                told = ""
-            except CannotStart as error:
-                if str(error) != told:
-                    _log.error("the roots of before stay trusted: %s", error)
-                told = str(error)
-
 
 def _read(path: Path) -> Roots:
     try:
         return tuple(x509.load_pem_x509_certificates(path.read_bytes()))
-    except (OSError, ValueError) as error:
+    except (OSError, *UNREADABLE) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise CannotStart(
             f"--trust-bundle {path} cannot be read: {why}",

@@ -15,7 +15,7 @@ from cryptography import x509
 from meshlib.errors import CredentialError, SettingsError
 from meshlib.identity import assertion
 from meshlib.identity.csr import new_request
-from meshlib_control import ca_plugged
+from meshlib_control import looking
 from meshlib_control.ca_plugged import PluggedAuthority, load
 from meshlib_control.errors import CannotStart
 from tests.controlplane.test_root_rotation import Running
@@ -197,7 +197,7 @@ def test_the_root_cannot_be_replaced_from_here(tmp_path: Path, root: Issuer, sig
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ca_plugged, "PERIOD", 0.05)
+    monkeypatch.setattr(looking, "PERIOD", 0.05)
 
 
 async def started(plane: Any, api: Any) -> Running:

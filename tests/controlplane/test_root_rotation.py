@@ -16,7 +16,7 @@ import pytest
 from meshlib.config.messages import message, type_url
 from meshlib.identity.csr import new_request
 from meshlib.runtime.trust import roots_of
-from meshlib_control import ca_rotation
+from meshlib_control import looking
 from meshlib_control.ca import open_authority
 from meshlib_control.serve import ControlPlane
 from tests.support.control import asking, running
@@ -32,7 +32,7 @@ REQUEST, RESPONSE = (message(f"envoy.service.discovery.v3.Discovery{kind}") for 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks for what is due twenty times a second."""
-    monkeypatch.setattr(ca_rotation, "PERIOD", 0.05)
+    monkeypatch.setattr(looking, "PERIOD", 0.05)
 
 
 class Running:

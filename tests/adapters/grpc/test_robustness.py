@@ -270,6 +270,7 @@ async def test_a_server_withdraws_before_it_stops(authority: Authority, api: str
         await until(lambda: mesh.withdrawn == [port])
         with grpc.insecure_channel(f"ipv4:127.0.0.1:{port}") as channel:
             await asyncio.to_thread(channel.unary_unary("/test.Echo/One"), b"echo", timeout=5)
+        assert (echo.seen["echo"], stopping.done()) == (1, False)
         mesh.leaving.set_result(None)
         await asyncio.wait_for(stopping, 10)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshlib_control import ca_rotation
+from meshlib_control import looking
 from tests.controlplane.cli.conftest import Meshlib
 
 pytestmark = pytest.mark.usefixtures("plane")
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("plane")
 @pytest.fixture(autouse=True)
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """No step is taken by itself."""
-    monkeypatch.setattr(ca_rotation, "PERIOD", 1000.0)
+    monkeypatch.setattr(looking, "PERIOD", 1000.0)
 
 
 def shown(meshlib: Meshlib) -> Any:
