@@ -308,9 +308,10 @@ class _Trip:
         if outliers is None:
             return
         if isinstance(outcome, Response):
-            told = outcome.header("grpc-status") if is_grpc(self.terms.request) else None
+            grpc = is_grpc(self.terms.request)
+            told = outcome.header("grpc-status") if grpc else None
             status = outcome.status if told is None else http_status_of(told)
-            outliers.answered(key, status, clock(), grpc=told is not None)
+            outliers.answered(key, status, clock(), grpc=grpc)
         elif outcome.kind is FailureKind.CONNECT or (outcome.sent and outcome.kind is not FailureKind.OVERFLOW):
             timed_out = outcome.kind is FailureKind.TIMEOUT
             outliers.failed(key, clock(), connected=outcome.sent, timed_out=timed_out)

@@ -73,7 +73,8 @@ class Outliers:
         """An endpoint answered.
 
         Args:
-            grpc: `status` is the one that says the same as a gRPC status; a list of error codes does not concern it.
+            grpc: a gRPC request was answered; a list of error codes does not concern it. `status` says the same as its gRPC
+                status, if one came with the head.
         """
         record = self._records.get(key)
         if record is None:

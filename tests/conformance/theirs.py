@@ -77,6 +77,8 @@ class Theirs:
     def __init__(self, sidecar: Sidecar, log: Path) -> None:
         self.sidecar = sidecar
         self._log = log.open("rb") if log.exists() else None
+        self._rest = b""
+        self._entries: dict[str, dict[str, Any]] = {}
         self._path = log
         self._caller = Caller()
 
@@ -90,23 +92,24 @@ class Theirs:
         return await self._caller.ask(self.address(asked.port), asked, ((CASE, case), (SCRIPT, asked.script), *origin))
 
     async def logged(self, cases: set[str], patience: float = 10.0) -> dict[str, dict[str, Any]]:
-        """The access log's entries of these cases, once all are there."""
-        found: dict[str, dict[str, Any]] = {}
+        """The access log's entries of these cases, once all are there. Several may wait at once."""
         until = time.monotonic() + patience
-        rest = b""
         # What Envoy's codec refused has no entry: after a silence nothing more is to come.
         silence = time.monotonic() + SILENCE
-        while cases - found.keys() and time.monotonic() < min(until, silence):
-            if self._log is None:
-                self._log = self._path.open("rb") if self._path.exists() else None
-            rest += self._log.read() if self._log is not None else b""
-            *lines, rest = rest.split(b"\n")
-            for line in lines:
+        while cases - self._entries.keys() and time.monotonic() < min(until, silence):
+            if self._read_log():
                 silence = time.monotonic() + SILENCE
-                entry = json.loads(line)
-                found[entry["case"]] = entry
             await asyncio.sleep(0.02)
-        return found
+        return {case: self._entries.pop(case) for case in cases & self._entries.keys()}
+
+    def _read_log(self) -> bool:
+        """Take what was written since; whether there was something."""
+        if self._log is None:
+            self._log = self._path.open("rb") if self._path.exists() else None
+        *lines, self._rest = (self._rest + (self._log.read() if self._log is not None else b"")).split(b"\n")
+        for entry in map(json.loads, lines):
+            self._entries[entry["case"]] = entry
+        return bool(lines)
 
     def endpoints(self) -> dict[str, Endpoints]:
         """Address, port and weight of each cluster's endpoints."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
+from collections.abc import Iterator
 
 HOST = "127.0.0.1"
 
@@ -21,3 +23,11 @@ def free_port() -> int:
                 continue
             return port
     raise AssertionError("no free port among a hundred")
+
+
+@contextlib.contextmanager
+def refusing_port() -> Iterator[int]:
+    """A port where connections are refused: bound, so that nobody else takes it, and not listened on."""
+    with socket.socket() as bound:
+        bound.bind((HOST, 0))
+        yield bound.getsockname()[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import socket
 import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from meshlib.errors import SettingsError
 from meshlib_grpc import native
 from tests.support.cluster import eventually
 from tests.support.grpc_mesh import JSON, Caller, GrpcMesh, grpc_mesh
+from tests.support.ports import refusing_port
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "grpc.md"
 ENGINES = ("engine", "native")
@@ -170,9 +170,8 @@ def strict_client(scene: Scene) -> str:
 
 
 def outside(scene: Scene) -> str:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        target = f"outside.invalid:{closed.getsockname()[1]}"
+    with refusing_port() as port:
+        target = f"outside.invalid:{port}"
         caller = scene.mesh.caller(f"outside-{scene.engine}", scene.engine, target=target)
         found = caller.one(timeout=30)
     assert found["code"] == "UNAVAILABLE"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +21,7 @@ from meshlib_asgi import MeshMiddleware as AsgiMiddleware
 from meshlib_wsgi import MeshMiddleware as WsgiMiddleware
 from tests.meshlib.runtime.conftest import HCM
 from tests.support.grpc_echo import Echo
+from tests.support.ports import refusing_port
 from tests.support.waiting import becomes
 
 MakeMesh = Callable[..., Mesh]
@@ -159,9 +159,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def nobody() -> Iterator[str]:
     """An address where nobody answers."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{taken.getsockname()[1]}"
+    with refusing_port() as port:
+        yield f"127.0.0.1:{port}"
 
 
 def asking(server: Server) -> tuple[threading.Thread, list[str]]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from meshlib.runtime.admission import admit_sync
 from meshlib.runtime.mesh import Mesh
 from meshlib.runtime.settings import Settings
 from tests.support.destinations import ports
+from tests.support.ports import refusing_port
 from tests.support.waiting import becomes
 
 MakeMesh = Callable[..., Mesh]
@@ -38,11 +38,10 @@ def warnings_in(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
 
 
 @pytest.fixture
-def nobody(settings: Settings) -> str:
+def nobody() -> Iterator[str]:
     """An address where nothing listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{taken.getsockname()[1]}"
+    with refusing_port() as port:
+        yield f"127.0.0.1:{port}"
 
 
 def test_making_a_mesh_starts_nothing(settings: Settings) -> None:
@@ -167,8 +166,7 @@ def test_the_policy_of_our_port_arrives(control_plane: Any, mesh: Mesh) -> None:
     """What the control plane says, also later; a listener that is taken away leaves a closed port."""
     control_plane.put_strict("xds.istio.io/grpc/lds/inbound/127.0.0.1:43210")
     mesh.serve(43210, "127.0.0.1")
-    assert mesh.ready(10)
-    assert mesh.inbound.mode is PeerMode.STRICT
+    assert becomes(lambda: mesh.inbound.mode is PeerMode.STRICT)
     control_plane.drop(Kind.LISTENER, "xds.istio.io/grpc/lds/inbound/127.0.0.1:43210")
     assert becomes(lambda: mesh.inbound.mode is PeerMode.PERMISSIVE)
     assert isinstance(admit_sync(mesh.inbound, Visit(Request("GET", "http", "reviews", "/", ()), Peer())), Denied)
