@@ -24,11 +24,11 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
 unit: $(VENV)/.test
-	$(BIN)/pytest -q -n 2 --ignore=tests/e2e
+	$(BIN)/pytest -q -n 6 --dist worksteal --ignore=tests/e2e # most of them wait for processes: six keep two cores busy
 
 e2e: $(VENV)/.test
 	sh scripts/debian.sh
-	$(BIN)/pytest -q tests/e2e
+	$(BIN)/pytest -q -n 3 --dist loadfile tests/e2e
 
 rotation: $(VENV)/.test ## Replaces certificates and roots for a minute under 200 requests a second (SECONDS=60).
 	MESHLIB_TEST_ROTATION_SECONDS=$(or $(SECONDS),60) $(BIN)/pytest -q tests/e2e/test_rotations.py

@@ -44,6 +44,8 @@ _CONNECT = (
     "empty address list",
 )
 _RESET = ("Stream removed", "Socket closed", "Connection reset", "RST_STREAM", "GOAWAY", "Broken pipe", "keepalive watchdog")
+# grpc.aio says this, and nothing else, when a message was being sent while the peer ended the call: the peer's own status is lost.
+_LOST = "Internal error from Core"
 _HTTP_STATUS = re.compile(r"[Rr]eceived http2 :?(?:status )?header with (?:non-200 OK )?status: ?\"?(\d{3})")
 
 
@@ -147,7 +149,8 @@ def outcome(code: grpc.StatusCode, words: str, initial: Metadata, *, connected: 
         return Failure(FailureKind.RESET, words, True, replayable)
     if "RST_STREAM" in words and not initial:
         return Failure(FailureKind.RESET, words, True, replayable)
-    return answer(code, initial)
+    lost = code is grpc.StatusCode.INTERNAL and words == _LOST
+    return answer(grpc.StatusCode.UNAVAILABLE if lost else code, initial)  # UNAVAILABLE: what gRPC says of a call cut short
 
 
 def suspicious(code: grpc.StatusCode, words: str) -> bool:

@@ -200,10 +200,13 @@ def _join(data: bytes) -> object:
 
 
 def _arrive(data: bytes) -> None:
-    """A path, normalized twice: the second time nothing may change, or two readers could disagree."""
+    """A path, normalized twice: the second time nothing may change, or two readers could disagree.
+
+    Dots with parameters are the exception: Envoy resolves `/.;` where it is written plainly, and leaves `/%2e;` as `/.;`.
+    """
     text = data.decode("latin-1").replace("\0", "")  # no request line that a server accepts holds one
     once = normalized(text)
-    assert once is None or normalized(once) == once, (text, once)
+    assert once is None or "/.;" in once or "/..;" in once or normalized(once) == once, (text, once)
     for how in (Normalization(normalize=True), Normalization(normalize=True, merge_slashes=True)):
         normalize(how, Visit(Request("GET", "http", "reviews", text), Peer()))
 

@@ -96,6 +96,14 @@ def test_answers_of_a_peer() -> None:
     assert http == Response(503)
 
 
+def test_a_status_that_was_lost_while_sending_is_a_call_cut_short() -> None:
+    """grpc.aio puts words of its own in the place of the peer's status; a peer's INTERNAL stays what it is."""
+    lost = outcome(grpc.StatusCode.INTERNAL, "Internal error from Core", (), connected=True, replayable=True)
+    assert lost == Response(200, (("grpc-status", "14"),))
+    told = outcome(grpc.StatusCode.INTERNAL, "my own", (), connected=True, replayable=True)
+    assert told == Response(200, (("grpc-status", "13"),))
+
+
 def test_what_the_retry_policy_sees() -> None:
     """`grpc-status` is in the head only if nothing came before it."""
     assert answer(UNAVAILABLE, ()).header("grpc-status") == "14"
