@@ -44,7 +44,7 @@ _CONNECT = (
     "empty address list",
 )
 _RESET = ("Stream removed", "Socket closed", "Connection reset", "RST_STREAM", "GOAWAY", "Broken pipe", "keepalive watchdog")
-# grpc.aio says this, and nothing else, when a message was being sent while the peer ended the call: the peer's own status is lost.
+# grpc.aio says this, and nothing else, when the peer ends a call while a message is sent: the peer's own status is lost.
 _LOST = "Internal error from Core"
 _HTTP_STATUS = re.compile(r"[Rr]eceived http2 :?(?:status )?header with (?:non-200 OK )?status: ?\"?(\d{3})")
 
