@@ -24,7 +24,8 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
 unit: $(VENV)/.test
-	$(BIN)/pytest -q -n 6 --dist worksteal --ignore=tests/e2e # most of them wait for processes: six keep two cores busy
+	$(BIN)/pytest -q -n 6 --dist worksteal --ignore=tests/e2e --ignore=tests/conformance # they wait for processes: six keep two cores busy
+	$(BIN)/pytest -q -n 2 tests/conformance # what is compared with Envoy has time-outs in it: not too many at once
 
 e2e: $(VENV)/.test
 	sh scripts/debian.sh
