@@ -2,8 +2,8 @@
 
 Rule 1: escaped slashes first, then dot segments and escapes, then several slashes: each may make work for the next
 (ConnectionManagerUtility::maybeNormalizePath).
-Rule 2: what cannot be read in one way only is refused with 400. That holds for two Host headers as well (RFC 9112 3.2), which
-Envoy takes for one with a comma in it.
+Rule 2: what cannot be read in one way only is refused with 400 (`codec` says what comes before the path). That holds for two
+Host headers as well (RFC 9112 3.2), which Envoy takes for one with a comma in it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshlib.config.policy import AS_WRITTEN, EscapedSlashes, Normalization
+from meshlib.inbound import codec
 from meshlib.inbound.visit import Denied, Visit
 from meshlib.path import merged_slashes, normalized, unescaped_slashes, without_fragment
 
 _NOT_NORMAL = Denied("the path cannot be normalized", 400, body="", detail="path_normalization_failed")
-_NO_HOST = Denied("the request names no host, or several", 400, body="", detail="missing_host_header")
 _NO_PATH = Denied("the request names no path", 404, body="", detail="absolute_path_rejected")
 
 
@@ -23,9 +23,10 @@ def normalize(how: Normalization, visit: Visit) -> Denied | None:
     """Write the path of the visit's request in one way, or say why it is refused."""
     if how is AS_WRITTEN:
         return None
-    path, authority = visit.request.path, visit.request.authority
-    if not authority or "," in authority:
-        return _NO_HOST
+    refused = codec.read(visit)
+    if refused is not None:
+        return refused
+    path = visit.request.path
     if not path.startswith("/"):
         return _NO_PATH
     found, answer = _rewritten(how, path)

@@ -11,7 +11,8 @@ def place_of(target: str, host: str) -> tuple[str, str]:
     """Authority and path of a request.
 
     Args:
-        target: as in the request line: usually a path; `http://reviews/0` names its authority itself, whatever Host says.
+        target: as in the request line: usually a path; `http://reviews/0` names its authority itself, whatever Host says;
+            a user's name in it (`http://joe@reviews/0`) is no part of that.
         host: the Host header.
     """
     if target.startswith("/"):
@@ -20,4 +21,4 @@ def place_of(target: str, host: str) -> tuple[str, str]:
     if absolute is None:
         return host, target
     authority, path = absolute.groups()
-    return authority, path if path.startswith("/") else f"/{path}"
+    return authority.rpartition("@")[2], path if path.startswith("/") else f"/{path}"

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.conformance.authorization_drawing import IDENTITIES, World, request, world
+from tests.conformance.authorization_drawing import IDENTITIES, World, world
+from tests.conformance.authorization_requests import request
 from tests.conformance.authorization_sides import Caller, Line, Ours, Seen, callers, decoded, listener, theirs
 from tests.support.pki import Authority
 

@@ -72,6 +72,7 @@ def listener(name: str, world: World, authority: Authority, server: Leaf) -> Jso
     rbac = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
     filters = [{"name": "envoy.filters.http.rbac", "typed_config": {"@type": rbac, **one}} for one in world.filters]
     manager.update(world.normalization, use_remote_address=False, http_filters=[*filters, *manager["http_filters"]])
+    manager["http_protocol_options"] = {"accept_http_10": True}  # else it answers 426 before it decides anything
     tls = {"name": "tls", "typed_config": _tls(authority, server)}
     inspector = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
     return {
@@ -162,12 +163,17 @@ class Line:
             if head is None:
                 return None
             status, headers = head
-            if not request.startswith(b"HEAD "):
+            if not request.startswith((b"HEAD ", b"HEAD\t")):
                 self._reader.read(int(headers.get("content-length", "0")))
         except (ConnectionError, ssl.SSLError):
             return None
         place = (headers.get("x-path", ""), headers.get("x-authority", "")) if status == 200 else ()
-        return _Answered(Seen(status, *place), headers.get("connection") == "close")
+        return _Answered(Seen(status, *place), headers.get("connection") == "close" or _has_body(request))
+
+
+def _has_body(request: bytes) -> bool:
+    """Whether the connection may hold a rest that the server does not take for a body."""
+    return not request.endswith(b"\r\n\r\n") or request.endswith(b"0\r\n\r\n")
 
 
 class _Answered(NamedTuple):

@@ -93,6 +93,9 @@ def test_rule_and_application_see_the_same_host(server: ServerProcess) -> None:
     close = "Connection: close\r\n\r\n"
     assert status_of(server, f"GET /who HTTP/1.1\r\nHost: secret\r\n{close}".encode()) == 403
     assert status_of(server, f"GET http://secret/who HTTP/1.1\r\nHost: reviews\r\n{close}".encode()) == 403
+    assert status_of(server, f"GET http://joe@secret/who HTTP/1.1\r\nHost: reviews\r\n{close}".encode()) in {403, 400}
+    for host in ("secret/", "secret#", "sec\u00adret", "secret x", "http://secret"):
+        assert status_of(server, f"GET /who HTTP/1.1\r\nHost: {host}\r\n{close}".encode()) == 400
     assert status_of(server, f"GET /who HTTP/1.1\r\nHost: reviews\r\nHost: secret\r\n{close}".encode()) == 400
     with server.connect(tls=False) as connection:
         assert ask_on(connection, "http://reviews/who", headers={"Host": "secret"}).json()["host"] == "reviews"
@@ -110,6 +113,24 @@ def test_a_header_with_underscores_is_another_one(server: ServerProcess) -> None
     only(server, "ALLOW", {"header": {"name": "x-token", "string_match": {"exact": "admin"}}})
     assert server.ask("/who", headers={"x-token": "admin"}).status == 200
     assert server.ask("/who", headers={"X_Token": "admin"}).status == 403
+
+
+def test_what_connection_names_is_not_there(server: ServerProcess) -> None:
+    """Neither for a rule nor for the application; where a request came from cannot be hidden in this way."""
+    request = "GET /who HTTP/1.1\r\nHost: reviews\r\nX-Token: admin\r\nConnection: close, {}\r\n\r\n"
+    only(server, "ALLOW", {"header": {"name": "x-token", "string_match": {"exact": "admin"}}})
+    assert status_of(server, request.format("x-other").encode()) == 200
+    assert status_of(server, request.format("X-Token").encode()) == 403
+    assert status_of(server, request.format("x-forwarded-for").encode()) == 400
+
+
+def test_upgrades_and_tunnels_that_nobody_offers_are_refused(server: ServerProcess) -> None:
+    """But for h2c, an offer that may be passed over."""
+    only(server, "ALLOW", ANY)
+    upgrade = "GET /who HTTP/1.1\r\nHost: reviews\r\nConnection: Upgrade\r\nUpgrade: {}\r\n\r\n"
+    assert status_of(server, upgrade.format("tunnel").encode()) == 403
+    assert status_of(server, upgrade.format("h2c").encode()) == 200
+    assert status_of(server, b"CONNECT /who HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n") in {400, 0}
 
 
 def test_methods_are_compared_as_written(server: ServerProcess) -> None:
