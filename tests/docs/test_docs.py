@@ -42,6 +42,17 @@ def test_every_command_is_explained() -> None:
     assert [name for name in COMMANDS if f"`meshlib {name}" not in text] == []
 
 
+def test_every_finding_is_explained() -> None:
+    """The page of findings has a row for each code, and none that nobody is told."""
+    told = {
+        row[2:9]
+        for row in (REPOSITORY / "docs" / "mistakes.md").read_text().splitlines()
+        if row.startswith("| ") and row[2:5].isupper()
+    }
+    sources = (REPOSITORY / "controlplane" / "meshlib_control").rglob("*.py")
+    assert told == {code for source in sources for code in re.findall(r'= "((?:IST|MSH)\d{4})"', source.read_text())}
+
+
 def test_the_readme_begins_with_the_two_commands() -> None:
     """Before anything else to type."""
     blocks = re.findall(r"```\w*\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)

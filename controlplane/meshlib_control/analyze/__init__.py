@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from meshlib_control.analyze import conflicts, destinations, habits, mesh_wide, tokens, unreachable
+from meshlib_control.analyze import conflicts, destinations, habits, mesh_wide, providers, tokens, unreachable
 from meshlib_control.index import indexed
 from meshlib_control.model import Finding, MeshObject, Severity, World
 
@@ -23,13 +23,15 @@ _OF_OBJECT: Final[Mapping[str, tuple[Callable[[World, MeshObject], Iterator[Find
     "DestinationRule": (destinations.destination_rule,),
     "PeerAuthentication": (destinations.selector,),
     "RequestAuthentication": (destinations.selector, tokens.request_authentication),
-    "AuthorizationPolicy": (destinations.selector,),
+    "AuthorizationPolicy": (destinations.selector, providers.policy),
 }
 _OF_WORLD: Final = (
     conflicts.virtual_services,
     conflicts.peer_authentications,
     conflicts.service_entries,
     mesh_wide.mesh_configuration,
+    providers.services,
+    providers.several,
 )
 _ORDER: Final = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
