@@ -14,7 +14,9 @@ from meshlib.config.decode import TYPE_URLS, decode
 from meshlib.config.model import Origin, PeerMode
 from meshlib.config.policy import InboundListener
 from meshlib.config.subscription import Kind
+from meshlib.errors import IdentityError
 from meshlib.facts import Peer, Request
+from meshlib.identity.spiffe import SpiffeId
 from meshlib.inbound.admit import admission, port_of
 from meshlib.inbound.visit import Denied, Permit, Visit
 
@@ -45,15 +47,30 @@ def peer_called(name: str, namespace: str, trust_domain: str, address: str) -> P
     """A peer by its SPIFFE id, `namespace/account` or account; without a name one that shows no certificate.
 
     Raises:
-        BadQuestion: the address is none.
+        BadQuestion: the address is none, or nobody can have such a name.
     """
     try:
         ip = ip_address(address)
     except ValueError as error:
         raise BadQuestion(f"{address!r} is no IP address", field="address") from error
+    return Peer(_proven(name, namespace, trust_domain), f"[{ip}]:0" if ip.version == 6 else f"{ip}:0")
+
+
+def _proven(name: str, namespace: str, trust_domain: str) -> str:
+    if not name:
+        return ""
     where, _, account = name.rpartition("/")
-    proven = name if name.startswith("spiffe://") else f"spiffe://{trust_domain}/ns/{where or namespace}/sa/{account}"
-    return Peer(spiffe_id=proven if name else "", address=f"[{ip}]:0" if ip.version == 6 else f"{ip}:0")
+    try:
+        return str(SpiffeId.parse(name) if "://" in name else SpiffeId(trust_domain, where or namespace, account))
+    except IdentityError as error:
+        raise BadQuestion(f"{error}; write ACCOUNT, NAMESPACE/ACCOUNT or a SPIFFE id", field="from") from error
+
+
+def served_at(nodes: Sequence[Node], authority: str) -> list[str]:
+    """Where a service of the name that a host begins with is served, as `reviews.default:9080`; for advice."""
+    name = authority.partition(":")[0].partition(".")[0].lower()
+    places = {(entry.service, node.namespace, entry.port) for node in nodes for entry in node.registrations}
+    return sorted(f"{service}.{namespace}:{port}" for service, namespace, port in places if service.partition(".")[0] == name)
 
 
 def _servers(world: World, nodes: Sequence[Node], authority: str, namespace: str) -> Iterator[tuple[Node, Registration]]:
@@ -116,16 +133,18 @@ def _told(found: Permit | Denied | None, visit: Visit, listener: InboundListener
         return {"decision": "ask", "status": 0, "policy": "", "reason": "an external authorizer decides", "origin": None}
     if isinstance(found, Permit):
         return {"decision": "allow", "status": 0, "policy": "", "reason": "; ".join(visit.notes), "origin": None}
-    reason = "; ".join([found.reason, *([found.why(visit)] if found.why else []), *visit.notes])
-    origin = _origin(listener, found)
+    near = found.closest(visit) if found.closest else None
     return {
         "decision": "deny",
         "status": found.status,
         "policy": found.policy,
-        "reason": reason,
-        "origin": origin_data(origin),
+        "closest": near.policy if near else "",
+        "reason": "; ".join([found.reason, *([str(near)] if near else []), *visit.notes]),
+        "origin": origin_data(_origin(listener, visit, near.policy if near else found.policy)),
     }
 
 
-def _origin(listener: InboundListener, found: Denied) -> Origin | None:
-    return listener.origins.get(found.policy) if found.policy else None
+def _origin(listener: InboundListener, visit: Visit, policy: str) -> Origin | None:
+    if listener.mode is PeerMode.STRICT and not visit.peer.secured:
+        return listener.origin  # refused before any policy was asked
+    return listener.origins.get(policy) if policy else None

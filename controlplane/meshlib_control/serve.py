@@ -28,7 +28,7 @@ from .access.credentials import Credentials
 from .api.app import create_app
 from .api.bodies import AuthzBody, ExplainBody
 from .authn import Authenticator
-from .authorizing import check_access, peer_called
+from .authorizing import check_access, peer_called, served_at
 from .ca import CERTIFICATE_FILE
 from .ca_plugged import PluggedAuthority
 from .ca_roots import open_roots
@@ -321,7 +321,8 @@ def _authorize(world: World, nodes: Sequence[Node], body: AuthzBody, now: dateti
     request = question(body.method, body.url, body.headers)
     answers = check_access(world, nodes, request, peer, body.namespace, now.timestamp())
     told = {"method": request.method, "url": body.url, "headers": body.headers}
-    return {"request": told, "peer": peer.spiffe_id, "answers": answers}
+    near = [] if answers else served_at(nodes, request.authority)
+    return {"request": told, "peer": peer.spiffe_id, "answers": answers, "servedAt": near}
 
 
 def _configurations(discovery: DiscoveryService, name: str, kinds: Sequence[str]) -> list[dict[str, Any]]:

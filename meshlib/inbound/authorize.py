@@ -34,7 +34,7 @@ from meshlib.config.policy import (
 from meshlib.inbound.closest import closest
 from meshlib.inbound.reading import address_of, port_of, reader
 from meshlib.inbound.value_match import found_value, value_fits
-from meshlib.inbound.visit import Denied, Visit
+from meshlib.inbound.visit import Denied, Miss, Visit
 from meshlib.match import bare_path, text_matches, values_match
 
 BODY = "RBAC: access denied"
@@ -116,10 +116,10 @@ def _shadow(rules: Rules, prefix: str) -> Callable[[Visit], None]:
     return note
 
 
-def _refused(policy: str, why: Callable[[Visit], str] | None = None) -> Denied:
+def _refused(policy: str, near: Callable[[Visit], Miss] | None = None) -> Denied:
     name = policy or "none"
     detail = f"rbac_access_denied_matched_policy[{'_'.join(name.split())}]"
-    return Denied(f"{BODY}, matched policy {name}", body=BODY, detail=detail, policy=policy, why=why)
+    return Denied(f"{BODY}, matched policy {name}", body=BODY, detail=detail, policy=policy, closest=near)
 
 
 def _first(rules: Rules) -> Callable[[Visit], str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from meshlib.config.policy import (
     Address,
@@ -24,30 +24,16 @@ from meshlib.config.policy import (
 )
 from meshlib.inbound.reading import address_of, port_of, reader
 from meshlib.inbound.value_match import found_value
-from meshlib.inbound.visit import Visit
+from meshlib.inbound.visit import Miss, Visit
 from meshlib.match import bare_path, shown, wanted
 
 Holds = Callable[[Condition], Callable[[Visit], bool]]
 
 
-class Miss(NamedTuple):
-    """A policy that did not hold.
-
-    Args:
-        unmet: what would have had to be otherwise, in words; as little as possible.
-    """
-
-    policy: str
-    unmet: tuple[str, ...]
-
-
-def closest(rules: Rules, holds: Holds, visit: Visit) -> str:
-    """The policy with the fewest unmet conditions, in words; says so if there is no policy."""
+def closest(rules: Rules, holds: Holds, visit: Visit) -> Miss:
+    """The policy with the fewest unmet conditions."""
     ranked = misses(rules, holds, visit)
-    if not ranked:
-        return "no policy allows anything here"
-    best = ranked[0]
-    return f"closest is policy {best.policy}: {' and '.join(best.unmet)}"
+    return ranked[0] if ranked else Miss()
 
 
 def misses(rules: Rules, holds: Holds, visit: Visit) -> list[Miss]:

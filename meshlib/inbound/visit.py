@@ -77,6 +77,23 @@ class Permit(NamedTuple):
     response_headers: list[tuple[str, str]]
 
 
+class Miss(NamedTuple):
+    """The policy that came closest where none allowed a request.
+
+    Args:
+        policy: its name; empty: there is no policy.
+        unmet: what would have had to be otherwise, in words; as little as possible.
+    """
+
+    policy: str = ""
+    unmet: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return (
+            f"closest is policy {self.policy}: {' and '.join(self.unmet)}" if self.policy else "no policy allows anything here"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Denied:
     """The request or connection may not enter.
@@ -90,7 +107,7 @@ class Denied:
         detail: Envoy's response code details; empty: what follows from the flag.
         grpc_status: what a gRPC call ends with; None: what follows from the status.
         policy: the policy that says so, if there is one.
-        why: tells more for the log, and may take its time.
+        closest: finds, for the log, the policy that nearly allowed it, and may take its time.
     """
 
     reason: str
@@ -101,7 +118,7 @@ class Denied:
     detail: str = ""
     grpc_status: int | None = None
     policy: str = ""
-    why: Callable[[Visit], str] | None = field(default=None, compare=False, repr=False)
+    closest: Callable[[Visit], Miss] | None = field(default=None, compare=False, repr=False)
 
     @property
     def words(self) -> str:

@@ -63,9 +63,11 @@ def tell(log: logging.Logger, port: InboundPort, visit: Visit, answer: Permit | 
     for note in visit.notes:
         log.info("%s: %s", what, note)
     if isinstance(answer, Denied):
-        origin = port.origins.get(answer.policy)
-        more = [f"{answer.policy} is {origin}"] if origin else []
-        log.info("refused %s: %s", what, "; ".join([answer.reason, *more, *([answer.why(visit)] if answer.why else [])]))
+        near = answer.closest(visit) if answer.closest else None
+        name = near.policy if near else answer.policy
+        origin = port.origins.get(name)
+        place = [f"{name} is {origin}"] if origin else []
+        log.info("refused %s: %s", what, "; ".join([answer.reason, *([str(near)] if near else []), *place]))
 
 
 def arrived(request: Request, peer: Peer, local_address: str, counting: Counting | None = None) -> Visit:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshlib_control.authorizing import check_access, peer_called
+from meshlib_control.authorizing import check_access, peer_called, served_at
 from meshlib_control.explaining import BadQuestion, question
 from meshlib_control.model import Registration
 from tests.support.worlds import REVIEWS, server, world
@@ -61,7 +61,17 @@ def test_a_refusal_names_the_policy_and_its_line() -> None:
     assert (denied["origin"]["file"], denied["origin"]["line"]) == ("test.yaml", 17)
     missed = asked("http://reviews:9080/reviews/0", "ratings")["reviews-v2-7002"]
     assert "closest is policy ns[default]-policy[reviews]-rule[0]" in missed["reason"]
-    assert missed["origin"] is None
+    assert (missed["policy"], missed["closest"]) == ("", "ns[default]-policy[reviews]-rule[0]")
+    assert (missed["origin"]["file"], missed["origin"]["line"]) == ("test.yaml", 8)
+
+
+def test_plain_text_is_refused_by_the_line_that_says_strict() -> None:
+    """Before any policy is asked."""
+    strict = (
+        "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: all}, spec: {mtls: {mode: STRICT}}}"
+    )
+    refused = asked("http://reviews:9080/", text=strict)["reviews-v1-7001"]
+    assert (refused["decision"], refused["origin"]["object"]) == ("deny", "PeerAuthentication default/all")
 
 
 def test_without_a_certificate_nobody_is_known() -> None:
@@ -83,6 +93,8 @@ def test_nobody_answers_for_a_host_that_nobody_serves() -> None:
     for url in ("http://reviews:9081/", "http://ratings:9080/", "http://reviews.other:9080/"):
         assert asked(url) == {}
     assert asked("http://reviews:9080/", namespace="other") == {}
+    assert served_at(REVIEWS, "reviews:9081") == ["reviews.default:9080"]
+    assert served_at(REVIEWS, "ratings:9080") == []
 
 
 @pytest.mark.parametrize(
@@ -103,3 +115,10 @@ def test_an_address_that_is_none_is_a_bad_question() -> None:
     """Before anybody is asked."""
     with pytest.raises(BadQuestion, match="no IP address"):
         peer_called("a", "home", "td", "localhost")
+
+
+@pytest.mark.parametrize("name", ["a b", "x/y/z", "spiffe://td/other", "https://td/ns/a/sa/b", "ns/"])
+def test_nobody_has_a_name_that_is_none(name: str) -> None:
+    """A mistyped account would be refused by every policy, and that would prove nothing."""
+    with pytest.raises(BadQuestion, match="NAMESPACE/ACCOUNT"):
+        peer_called(name, "home", "td", "::1")

@@ -54,7 +54,8 @@ def check(
     }
     answer = find_api(api).post("/v1/authz", question)
     if not answer["answers"]:
-        raise Failure(f"nobody serves {url}", "meshlib ps shows who is connected", BAD_INPUT)
+        near = " or ".join(answer["servedAt"])
+        raise Failure(f"nobody serves {url}", near or "meshlib ps shows who is connected", BAD_INPUT)
     if output is Format.TABLE:
         _print(answer)
     else:
@@ -67,9 +68,10 @@ def _print(answer: Mapping[str, Any]) -> None:
     print(f"{request['method']} {request['url']} from {answer['peer'] or 'plain text'}")
     for one in answer["answers"]:
         print(f"{paint(one['decision'], _COLOURS[one['decision']], sys.stdout)}  {one['instance']} ({one['mode']})")
-        for line in filter(None, (one["reason"], _place(one["origin"]))):
+        for line in filter(None, (one["reason"], _place(one["origin"], closest=bool(one.get("closest"))))):
             print(f"       {line}")
 
 
-def _place(origin: Mapping[str, Any] | None) -> str:
-    return f"by {origin['object']} {origin['field']}, {origin['file']}:{origin['line']}" if origin else ""
+def _place(origin: Mapping[str, Any] | None, *, closest: bool) -> str:
+    word = "see" if closest else "by"
+    return f"{word} {origin['object']} {origin['field']}, {origin['file']}:{origin['line']}" if origin else ""

@@ -27,7 +27,7 @@ def edges(
         write(document("EdgeList", items=items), output)
         return
     if not items:
-        say("Nobody has called anybody yet.")
+        say(f"Nobody{f' of namespace {namespace}' if namespace else ''} has called anybody yet.")
         return
     write_table(("CLIENT", "ACCOUNT", "SERVICE", "SECURITY"), map(_row, items))
 

@@ -166,9 +166,9 @@ def test_the_log_tells_which_policy_came_closest() -> None:
     asked = visit()
     denied = admit_sync(port({"rules": rules("ALLOW", far=far, near=near)}), asked)
     assert isinstance(denied, Denied)
-    assert denied.why is not None
+    assert denied.closest is not None
     assert (
-        denied.why(asked)
+        str(denied.closest(asked))
         == f"closest is policy near: the peer must be exactly 'spiffe://x/reviews', it is {PRODUCTPAGE.spiffe_id}"
     )
 
