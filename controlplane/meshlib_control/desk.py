@@ -188,8 +188,10 @@ class Desk:
 
     def explained(self, subject: Subject, body: Any) -> dict[str, Any]:
         """Answers `explain`. Raises Forbidden."""
-        self._gate(subject).require(Act("create", OUR_GROUP, "explanations", body.namespace))
-        return self.explain(body)
+        gate = self._gate(subject)
+        gate.require(Act("create", OUR_GROUP, "explanations", body.namespace))
+        answer = self.explain(body)
+        return answer if gate.allows(Act("create", OUR_GROUP, "authorizations", body.namespace)) else {**answer, "access": []}
 
     def authorized(self, subject: Subject, body: Any) -> dict[str, Any]:
         """Answers `authz check`. Raises Forbidden."""

@@ -24,6 +24,8 @@ from typing import Any
 
 import grpc.aio
 
+from meshlib.facts import Peer
+
 from .access.credentials import Credentials
 from .api.app import create_app
 from .api.bodies import AuthzBody, ExplainBody
@@ -266,7 +268,7 @@ class ControlPlane:
             changed=changed,
             issuer=issuer,
             proxies=lambda: [proxy_data(row, self._clock().timestamp()) for row in discovery.status()],
-            explain=lambda body: _explain(world(), registry.nodes, body),
+            explain=lambda body: _explain(world(), registry.nodes, body, self._clock()),
             authorize=lambda body: _authorize(world(), registry.nodes, body, self._clock()),
             configurations=lambda name, kinds: _configurations(discovery, name, kinds),
             edges=lambda: [edge_data(edge) for edge in edges(discovery.configurations(lambda _: True))],
@@ -299,13 +301,17 @@ def _authorities(
     return Widened(own, options.trust_bundle), Rotation(own, untold, clock)
 
 
-def _explain(world: World, nodes: Sequence[Node], body: ExplainBody) -> dict[str, Any]:
+def _explain(world: World, nodes: Sequence[Node], body: ExplainBody, now: datetime) -> dict[str, Any]:
     node, connected = asking_node(nodes, body.caller, body.namespace, world.trust_domain)
     request = question(body.method, body.url, body.headers)
     # A world of this moment: what is published may be older by the debounce, and who asks has just applied something.
     answer = explain_request(Snapshot(world).view(node), request)
     caller = {"service": body.caller, "namespace": node.namespace, "instance": node.instance, "connected": connected}
-    return {"request": {"method": request.method, "url": body.url, "headers": body.headers}, "caller": caller, **answer}
+    told = {"method": request.method, "url": body.url, "headers": body.headers}
+    peer = Peer(node.spiffe_id, f"{node.address}:0")
+    known = bool(body.caller) and answer["inMesh"]
+    access = check_access(world, nodes, request, peer, node.namespace, now.timestamp()) if known else []
+    return {"request": told, "caller": caller, **answer, "access": access}
 
 
 def _untold(discovery: DiscoveryService, registry: Registry, roots: bytes, files: KnownFiles) -> Iterator[str]:

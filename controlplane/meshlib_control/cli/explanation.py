@@ -39,6 +39,7 @@ def explanation_lines(answer: Mapping[str, Any]) -> Iterator[str]:
     yield from _step("retries", [_retry(answer["retry"], answer["perTryTimeoutSeconds"])])
     if answer["fault"]:
         yield from _step("fault", _fault(answer["fault"]))
+    yield from _step("access", _access(answer["access"]))
 
 
 def _caller(caller: Mapping[str, Any]) -> str:
@@ -84,6 +85,15 @@ def _fault(fault: Mapping[str, Any]) -> Iterator[str]:
         yield f"delay {_seconds(fault['delay']['seconds'], '')} for {fault['delay']['percent']:g}%"
     if fault["abort"]:
         yield f"abort with {fault['abort']['httpStatus']} for {fault['abort']['percent']:g}%"
+
+
+def _access(instances: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What servers would say by their policies; nothing where it is not known who asks, or nobody is connected who serves."""
+    for one in instances:
+        colour = "31" if one["decision"] == "deny" else "0"
+        reason = f": {one['reason']}" if one["reason"] else ""
+        yield f"{paint(one['decision'], colour, sys.stdout)} by {one['instance']}{reason}"
+        yield from _said(one["origin"])
 
 
 def _passed_over(considered: Iterable[Mapping[str, Any]]) -> Iterator[str]:

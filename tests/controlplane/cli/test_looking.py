@@ -150,6 +150,21 @@ def test_explain_tells_that_a_subset_is_missing(meshlib, files):
     assert "productpage in namespace default (not connected; assumed)" in text
 
 
+@pytest.mark.usefixtures("service")
+def test_explain_tells_who_refuses_and_what_came_closest(meshlib, tmp_path):
+    """Policy, rule and line; not without knowing who asks."""
+    allowing = REFUSING.replace("DENY", "ALLOW").replace("notPrincipals", "principals")
+    (tmp_path / "one.yaml").write_text(allowing)
+    meshlib("apply", "-f", "one.yaml")
+    question = ("explain", "GET", "http://reviews:9080/")
+    refused = meshlib(*question, "--from", "ratings").out
+    assert "access     deny by reviews-v1-abcde: RBAC: access denied, matched policy none; closest is policy" in refused
+    assert "ns[default]-policy[nobody]-rule[0]: the peer must be" in refused
+    assert "by AuthorizationPolicy default/nobody, one.yaml:7" in refused
+    assert "access     allow by reviews-v1-abcde" in meshlib(*question, "--from", "productpage").out
+    assert "access" not in meshlib(*question).out
+
+
 REFUSING = """\
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
