@@ -90,13 +90,14 @@ def admitted(scope: Scope, asked: Request, permitted: Request, certificate: str 
         asked: `request_of(scope)`.
         permitted: the same as the filters of the port left it.
         certificate: the value of x-forwarded-client-cert, None for no such header.
-        request_id: added as x-request-id if the client sent none, as Envoy does.
+        request_id: added as x-request-id if the client sent none or an empty one, as Envoy does.
     """
     given = scope["headers"] if permitted is asked and not _renamed(scope, permitted) else _headers_of(permitted)
     headers = [item for item in given if not _known(item[0]).withheld]
     if certificate is not None:
         headers.append((HEADER.encode(), certificate.encode("latin-1")))
-    if request_id and not any(_known(name).text == "x-request-id" for name, _ in headers):
+    if request_id and not any(value and _known(name).text == "x-request-id" for name, value in headers):
+        headers = [item for item in headers if _known(item[0]).text != "x-request-id"]
         headers.append((b"x-request-id", request_id.encode("latin-1")))
     place = _place(scope, permitted.path) if permitted.path != asked.path else {}
     return {**scope, **place, "headers": headers}

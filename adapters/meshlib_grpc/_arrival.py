@@ -119,7 +119,7 @@ class Arrival:
 
 
 def _admitted(metadata: Metadata, certificate: str | None, request_id: str) -> Metadata:
-    kept = [item for item in metadata if not withheld(item[0])]
+    kept = [item for item in metadata if not withheld(item[0]) and item != ("x-request-id", "")]
     if certificate is not None:
         kept.append((HEADER, certificate))
     if request_id and "x-request-id" not in dict(kept):

@@ -143,12 +143,12 @@ def admit_into(environ: Environ, peer: Peer, certificate: str | None, request_id
 
     Args:
         certificate: the value of x-forwarded-client-cert, None for no such header.
-        request_id: added as x-request-id if the client sent none, as Envoy does.
+        request_id: added as x-request-id if the client sent none or an empty one, as Envoy does.
     """
     for key in _WITHHELD & environ.keys():
         del environ[key]
     if certificate is not None:
         environ["HTTP_" + HEADER.upper().replace("-", "_")] = certificate
     if request_id:
-        environ.setdefault("HTTP_X_REQUEST_ID", request_id)
+        environ["HTTP_X_REQUEST_ID"] = environ.get("HTTP_X_REQUEST_ID") or request_id
     environ[PEER] = peer

@@ -72,7 +72,9 @@ def _scheme(visit: Visit) -> list[str]:
 
 
 def _request_id(visit: Visit) -> list[str]:
-    return header_values("x-request-id", visit.request) or [_NEW_ID]
+    """An empty one is none, as Envoy's `UUIDRequestIDExtension` has it."""
+    told = header_values("x-request-id", visit.request)
+    return told if any(told) else [_NEW_ID]
 
 
 def _certificate(visit: Visit) -> list[str]:

@@ -162,9 +162,10 @@ def test_context_is_set_and_reset(server: ServerProcess) -> None:
     assert {one["outside"] for one in seen} == {""}
 
 
-def test_a_request_without_id_gets_one(server: ServerProcess) -> None:
-    """As from Envoy: x-request-id is in the headers and equals the context's."""
-    seen = server.ask("/who").json()
+@pytest.mark.parametrize("headers", [{}, {"x-request-id": ""}])
+def test_a_request_without_id_gets_one(server: ServerProcess, headers: dict[str, str]) -> None:
+    """As from Envoy: x-request-id is in the headers and equals the context's; an empty one is none."""
+    seen = server.ask("/who", headers=headers).json()
     assert seen["request_id"]
     assert seen["request_id"] == seen["context"]
 

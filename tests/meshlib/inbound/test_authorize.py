@@ -125,6 +125,12 @@ def test_headers_of_one_connection_are_no_matter_of_policy(name: str) -> None:
     assert not enters(header(name, present_match=True), ANY, visit("/", (name, "close")))
 
 
+def test_an_empty_request_id_is_replaced_before_policies_look() -> None:
+    """As Envoy does: what demands that there is one holds."""
+    empty = header("x-request-id", string_match={"exact": ""}, treat_missing_header_as_empty=True)
+    assert not enters(empty, ANY, visit("/", ("x-request-id", "")))
+
+
 @pytest.mark.parametrize(
     ("value", "match", "holds"),
     [
