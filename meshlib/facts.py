@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from string import ascii_lowercase, ascii_uppercase
+from typing import NamedTuple
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -95,6 +96,23 @@ class Failure:
     detail: str
     sent: bool = True
     replayable: bool = True
+
+
+class DryRun(NamedTuple):
+    """What policies on trial (`istio.io/dry-run`) would have done with a request.
+
+    Args:
+        action: of the policies, in small letters: `allow` or `deny`.
+        result: `allowed` or `denied`.
+        policy: the one that matched; empty: none did.
+    """
+
+    action: str
+    result: str
+    policy: str = ""
+
+    def __str__(self) -> str:
+        return f"shadow {self.result}, matched policy {self.policy or 'none'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ class _Arrival:
         visit = arrived(self._request, self.peer, address(self._scope.get("server")), mesh.counting)
         answer = await admit_async(port, visit, self._answer)
         tell(_log, port, visit, answer)
-        self._record.request = visit.request
+        self._record.judged(visit.request, visit.dry_runs)
         if isinstance(answer, Denied):
             await self._refuse(answer)
             return

@@ -70,7 +70,8 @@ class Arrival:
     def decided(self, answer: Permit | Denied) -> Denied | None:
         """The filters have decided; None: the call may enter."""
         tell(_log, self._mesh.inbound, self.visit, answer)
-        asked, self.record.request = self.record.request, self.visit.request
+        asked = self.record.request
+        self.record.judged(self.visit.request, self.visit.dry_runs)
         if isinstance(answer, Denied):
             self._denied, self.code = answer, _code_of(answer)
             return answer

@@ -135,7 +135,7 @@ class _Arrival:
         visit = arrived(asked, self.peer, local_address(self._environ), mesh.counting)
         decided = admit_sync(port, visit, self._answer)
         tell(_log, port, visit, decided)
-        self._record.request = visit.request
+        self._record.judged(visit.request, visit.dry_runs)
         if isinstance(decided, Denied):
             return self._refuse(decided)
         let_in(decided.metadata)

@@ -132,14 +132,14 @@ def _told(found: Permit | Denied | None, visit: Visit, listener: InboundListener
     if found is None:
         return {"decision": "ask", "status": 0, "policy": "", "reason": "an external authorizer decides", "origin": None}
     if isinstance(found, Permit):
-        return {"decision": "allow", "status": 0, "policy": "", "reason": "; ".join(visit.notes), "origin": None}
+        return {"decision": "allow", "status": 0, "policy": "", "reason": "; ".join(map(str, visit.dry_runs)), "origin": None}
     near = found.closest(visit) if found.closest else None
     return {
         "decision": "deny",
         "status": found.status,
         "policy": found.policy,
         "closest": near.policy if near else "",
-        "reason": "; ".join([found.reason, *([str(near)] if near else []), *visit.notes]),
+        "reason": "; ".join([found.reason, *([str(near)] if near else []), *map(str, visit.dry_runs)]),
         "origin": origin_data(_origin(listener, visit, near.policy if near else found.policy)),
     }
 

@@ -8,6 +8,7 @@ Rule 4: where a server is not told the authority of a request, only what is let 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -31,6 +32,7 @@ from meshlib.config.policy import (
     UriTemplate,
     UrlPath,
 )
+from meshlib.facts import DryRun
 from meshlib.inbound.closest import closest
 from meshlib.inbound.reading import address_of, port_of, reader
 from meshlib.inbound.value_match import found_value, value_fits
@@ -41,6 +43,7 @@ BODY = "RBAC: access denied"
 NAMESPACE = "envoy.filters.http.rbac"
 """Where the dynamic metadata holds what shadow rules would have done."""
 _COMMON = "envoy.common"
+_DRY_RUN = re.compile(r"istio_dry_run_(allow|deny)_")  # Istio's prefixes; shadow rules of CUSTOM have another one
 _AUTHORITY = frozenset({":authority", "host"})
 
 Test = Callable[[Visit], bool]
@@ -103,15 +106,17 @@ def _enforcement(rules: Rules) -> Decide:
 
 def _shadow(rules: Rules, prefix: str) -> Callable[[Visit], None]:
     first = _first(rules)
+    trial = _DRY_RUN.fullmatch(prefix)
 
     def note(visit: Visit) -> None:
         name = first(visit)
         allowed = rules.action is Action.LOG or (name is not None) == (rules.action is Action.ALLOW)
         found = visit.metadata.setdefault(NAMESPACE, {})
-        found[f"{prefix}shadow_engine_result"] = "allowed" if allowed else "denied"
+        result = found[f"{prefix}shadow_engine_result"] = "allowed" if allowed else "denied"
         if name is not None:
             found[f"{prefix}shadow_effective_policy_id"] = name
-        visit.notes.append(f"shadow {'allowed' if allowed else 'denied'}, matched policy {name or 'none'}")
+        if trial:
+            visit.dry_runs.append(DryRun(trial[1], result, name or ""))
 
     return note
 

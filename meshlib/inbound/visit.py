@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from meshlib.facts import Headers, Peer, Request
+from meshlib.facts import DryRun, Headers, Peer, Request
 
 if TYPE_CHECKING:
     from meshlib.inbound.rate_limit import Counting
@@ -25,13 +25,13 @@ class Visit:
     Attributes:
         metadata: Envoy's dynamic metadata: namespace -> value; one filter writes what a later one reads.
         response_headers: to add to the response, whoever answers.
-        notes: for the log.
+        dry_runs: what policies on trial would have done.
         guess: whether conditions on the authority are to hold as far as possible, or as little; None: they are judged.
         knows_authority: whether the server was told the authority of the request.
     """
 
     __slots__ = (
-        "counting", "guess", "knows_authority", "local_address", "metadata", "notes", "now", "peer", "request",
+        "counting", "dry_runs", "guess", "knows_authority", "local_address", "metadata", "now", "peer", "request",
         "response_headers", "server_name",
     )  # fmt: skip
 
@@ -52,7 +52,7 @@ class Visit:
         self.counting = counting
         self.metadata: dict[str, Any] = {}
         self.response_headers: list[tuple[str, str]] = []
-        self.notes: list[str] = []
+        self.dry_runs: list[DryRun] = []
         self.guess: bool | None = None
         self.knows_authority = True
 

@@ -56,12 +56,12 @@ async def answer_async(mesh: Mesh, question: Question) -> Answer:
 
 def tell(log: logging.Logger, port: InboundPort, visit: Visit, answer: Permit | Denied) -> None:
     """Log why a request may not enter, and what dry runs of policies found."""
-    if (not visit.notes and not isinstance(answer, Denied)) or not log.isEnabledFor(logging.INFO):
+    if (not visit.dry_runs and not isinstance(answer, Denied)) or not log.isEnabledFor(logging.INFO):
         return
     request, peer = visit.request, visit.peer
     what = f"{request.method} {request.path} from {peer.spiffe_id or peer.address}"
-    for note in visit.notes:
-        log.info("%s: %s", what, note)
+    for trial in visit.dry_runs:
+        log.info("%s: %s", what, trial)
     if isinstance(answer, Denied):
         near = answer.closest(visit) if answer.closest else None
         name = near.policy if near else answer.policy

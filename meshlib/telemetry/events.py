@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from meshlib.facts import Peer
+from meshlib.facts import DryRun, Peer
 
 
 class Reporter(Enum):
@@ -43,6 +43,7 @@ class RequestEvent(NamedTuple):
         upstream_duration: seconds until the head of the response came; None if it did not.
         grpc_status: the number of the gRPC code; empty: not gRPC, or none came.
         request_messages, response_messages: of a gRPC call.
+        dry_runs: inbound only, what policies on trial would have done.
     """
 
     reporter: Reporter
@@ -75,6 +76,7 @@ class RequestEvent(NamedTuple):
     grpc_status: str = ""
     request_messages: int = 0
     response_messages: int = 0
+    dry_runs: tuple[DryRun, ...] = ()
 
 
 Listener = Callable[[RequestEvent], None]

@@ -11,6 +11,7 @@ import os
 import threading
 import weakref
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import starmap
 from operator import add
@@ -65,8 +66,14 @@ MESSAGES = (
 FIRST_MESSAGES = 1 + WIDTH * len(HISTOGRAMS)  # in a cell: the number of requests, the histograms, the messages
 CELL = FIRST_MESSAGES + len(MESSAGES)
 
+DRY_RUN_LABELS = ("port", "authz_dry_run_action", "authz_dry_run_result")
+"""Of what policies on trial would have done; the port goes into the metric's name, as in Istio's."""
+
+_SHAPES = {len(LABELS): CELL, len(DRY_RUN_LABELS): 1}  # how many labels a row has, and how many numbers
+
 LabelValues = tuple[str, ...]
 Snapshot = Mapping[LabelValues, tuple[float, ...]]
+"""Rows of two kinds, by LABELS and by DRY_RUN_LABELS: told apart by the number of labels."""
 _Key = tuple[Reporter, Workload, Workload, str, int, str, str, bool | None]
 
 _SECURITY = {None: "unknown", True: "mutual_tls", False: "none"}
@@ -86,6 +93,7 @@ class RequestMetrics:
     def __init__(self, limit: int = 10_000) -> None:
         self._limit = limit
         self._cells: dict[_Key, list[float]] = {}
+        self._dry_runs: Counter[LabelValues] = Counter()
         self._lock = threading.Lock()
         _registries.add(self)
 
@@ -113,6 +121,8 @@ class RequestMetrics:
             if event.request_messages or event.response_messages:
                 cell[FIRST_MESSAGES] += event.request_messages
                 cell[FIRST_MESSAGES + 1] += event.response_messages
+            for trial in event.dry_runs:
+                self._dry_runs[event.local_address.rpartition(":")[2], trial.action, trial.result] += 1
 
     def _bind(self, key: _Key) -> list[float]:
         if len(self._cells) >= self._limit:
@@ -120,15 +130,17 @@ class RequestMetrics:
         return self._cells.setdefault(key, [0] * CELL)
 
     def snapshot(self) -> Snapshot:
-        """What was counted up to now, by label values in the order of LABELS."""
+        """What was counted up to now."""
         with self._lock:
             cells = [(key, tuple(cell)) for key, cell in self._cells.items()]
-        return merge({labels(*key): cell} for key, cell in cells)
+            trials = {key: (float(count),) for key, count in self._dry_runs.items()}
+        return merge([*({labels(*key): cell} for key, cell in cells), trials])
 
     def restart(self) -> None:
         """Forget everything; in a forked child, where the lock may be held by a thread that does not exist."""
         self._lock = threading.Lock()
         self._cells = {}
+        self._dry_runs = Counter()
 
 
 _registries: weakref.WeakSet[RequestMetrics] = weakref.WeakSet()
@@ -217,6 +229,6 @@ def decode(data: bytes) -> Snapshot:
         snapshot = {tuple(key): tuple(cell) for key, cell in json.loads(data)}
     except TypeError as error:
         raise ValueError("not a snapshot of metrics") from error
-    if not all(len(key) == len(LABELS) and len(cell) == CELL for key, cell in snapshot.items()):
+    if not all(_SHAPES.get(len(key)) == len(cell) for key, cell in snapshot.items()):
         raise ValueError("not a snapshot of this version's metrics")
     return snapshot

@@ -15,12 +15,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Token
 from typing import TYPE_CHECKING
 
 from meshlib.errors import UpstreamError
-from meshlib.facts import Headers, Peer, Request
+from meshlib.facts import DryRun, Headers, Peer, Request
 from meshlib.telemetry import deadline
 from meshlib.telemetry.accesslog import AccessLog
 from meshlib.telemetry.context import Propagation, RequestContext, enter, extract, inject, leave, outgoing
@@ -270,7 +270,7 @@ class OutboundRecord(_Record):
 class InboundRecord(_Record):
     """A request that arrived. `context` is the current one until `close`, and `until` the current deadline."""
 
-    __slots__ = ("_deadline_token", "_peer", "_token", "until")
+    __slots__ = ("_deadline_token", "_dry_runs", "_peer", "_token", "until")
 
     def __init__(
         self,
@@ -287,6 +287,17 @@ class InboundRecord(_Record):
         self._token: Token[RequestContext | None] | None = enter(context)
         self.until = until
         self._deadline_token = token
+        self._dry_runs: tuple[DryRun, ...] = ()
+
+    def judged(self, request: Request, dry_runs: Iterable[DryRun] = ()) -> None:
+        """The filters of the port have decided.
+
+        Args:
+            request: as they left it; the event tells this one.
+            dry_runs: what policies on trial would have done.
+        """
+        self.request = request
+        self._dry_runs = tuple(dry_runs)
 
     def close(self) -> None:
         """The application is done: what was current before is current again. Idempotent."""
@@ -349,6 +360,7 @@ class InboundRecord(_Record):
             grpc_status=grpc_status,
             request_messages=messages[0],
             response_messages=messages[1],
+            dry_runs=self._dry_runs,
         )
 
 

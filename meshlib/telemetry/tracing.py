@@ -234,6 +234,7 @@ def _outcome(event: RequestEvent) -> dict[str, str | int]:
         "guid:x-request-id": event.request_id,
         "upstream_cluster": event.cluster,
         **_istio(event),
+        **_dry_runs(event),
     }
     if event.grpc_status.isdigit():
         found["rpc.grpc.status_code"] = int(event.grpc_status)
@@ -244,6 +245,15 @@ def _outcome(event: RequestEvent) -> dict[str, str | int]:
     if event.endpoint:
         host, _, port = event.endpoint.rpartition(":")
         found |= {"network.peer.address": host.strip("[]"), "network.peer.port": int(port)}
+    return found
+
+
+def _dry_runs(event: RequestEvent) -> dict[str, str]:
+    """Istio's tags of policies on trial; a name only where one matched."""
+    found: dict[str, str] = {}
+    for trial in event.dry_runs:
+        tag = f"istio.authorization.dry_run.{trial.action}_policy"
+        found |= {f"{tag}.result": trial.result, **({f"{tag}.name": trial.policy} if trial.policy else {})}
     return found
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from meshlib.config.policy import AS_WRITTEN, EscapedSlashes, Normalization
 from meshlib.errors import ConfigurationError
-from meshlib.facts import Peer, Request
+from meshlib.facts import DryRun, Peer, Request
 from meshlib.inbound.admit import InboundPort
 from meshlib.inbound.visit import Denied, Permit, Visit
 from meshlib.runtime.admission import admit_sync
@@ -182,11 +182,21 @@ def test_the_log_tells_which_policy_came_closest() -> None:
 def test_a_dry_run_is_noted_and_decides_nothing() -> None:
     """The log and the dynamic metadata say what would have happened."""
     asked = visit()
-    shadow = {"shadow_rules": rules("DENY", p=(ANY, ANY)), "shadow_rules_stat_prefix": "dry_"}
+    shadow = {"shadow_rules": rules("DENY", p=(ANY, ANY)), "shadow_rules_stat_prefix": "istio_dry_run_deny_"}
     assert isinstance(admit_sync(port(shadow), asked), Permit)
-    assert asked.notes == ["shadow denied, matched policy p"]
-    found = {"dry_shadow_engine_result": "denied", "dry_shadow_effective_policy_id": "p"}
+    assert asked.dry_runs == [DryRun("deny", "denied", "p")]
+    assert str(asked.dry_runs[0]) == "shadow denied, matched policy p"
+    prefix = "istio_dry_run_deny_shadow_"
+    found = {f"{prefix}engine_result": "denied", f"{prefix}effective_policy_id": "p"}
     assert asked.metadata == {"envoy.filters.http.rbac": found}
+
+
+def test_what_custom_asks_about_is_no_dry_run() -> None:
+    """Its rules are shadow rules, too, with a prefix of their own."""
+    asked = visit()
+    shadow = {"shadow_rules": rules("DENY", p=(ANY, ANY)), "shadow_rules_stat_prefix": "istio_ext_authz_"}
+    assert isinstance(admit_sync(port(shadow), asked), Permit)
+    assert asked.dry_runs == []
 
 
 def test_log_refuses_nobody() -> None:
