@@ -12,10 +12,13 @@ The entry is a text, so mistakes inside are reported in the line where it begins
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
+from msgspec import inspect
 
 from meshlib_control import yaml
 from meshlib_control.kinds import MeshConfig, schema
@@ -28,6 +31,8 @@ KEY: Final = ObjectKey("", "ConfigMap", "istio-system", "istio")
 FIELD: Final = "data.mesh"
 
 _AUTHORIZERS: Final = frozenset({"envoyExtAuthzHttp", "envoyExtAuthzGrpc"})
+_SHAPE: Final = inspect.type_info(MeshConfig)
+_INTEGER: Final = re.compile(r"-?[0-9]{1,10}")
 _UNDERSTOOD: Final = frozenset(field.encode_name for field in msgspec.structs.fields(MeshConfig))
 
 
@@ -81,4 +86,23 @@ def _written(found: MeshObject) -> Any:
 
 
 def _understood(written: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in written.items() if key in _UNDERSTOOD}
+    found = _with_numbers(_SHAPE, {key: value for key, value in written.items() if key in _UNDERSTOOD})
+    assert isinstance(found, dict)
+    return found
+
+
+def _with_numbers(shape: inspect.Type, data: Any) -> Any:
+    """Numbers may be written as texts, `port: "9000"` as in Istio's task: protobuf's JSON allows it, unlike that of Kubernetes."""
+    match shape, data:
+        case inspect.IntType(), str() if _INTEGER.fullmatch(data):
+            return int(data)
+        case inspect.Metadata(type=inner), _:
+            return _with_numbers(inner, data)
+        case inspect.UnionType(types=types), _:
+            return functools.reduce(lambda found, one: _with_numbers(one, found), types, data)
+        case inspect.VarTupleType(item_type=inner), list():
+            return [_with_numbers(inner, one) for one in data]
+        case inspect.StructType(fields=fields), dict():
+            shapes = {field.encode_name: field.type for field in fields}
+            return {key: _with_numbers(shapes[key], value) if key in shapes else value for key, value in data.items()}
+    return data

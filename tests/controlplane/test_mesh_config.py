@@ -76,6 +76,16 @@ def test_mistakes_are_refused_with_their_place(mesh: str, field: str, problem: s
         validate.check(one)
 
 
+def test_numbers_may_be_texts() -> None:
+    """As in Istio's task about external authorization; in Istio, protobuf reads the mesh configuration. A word is no number."""
+    text = "extensionProviders: [{name: opa, envoyExtAuthzGrpc: {service: opa.foo.svc.cluster.local, port: PORT}}]"
+    assert world(config_map(text.replace("PORT", '"9000"'))).mesh == world(config_map(text.replace("PORT", "9000"))).mesh
+    (mistake,) = validate.mistakes(found(text.replace("PORT", '"nine"')))
+    assert mistake.field == "data.mesh.extensionProviders[0].envoyExtAuthzGrpc.port"
+    with pytest.raises(InvalidObject):
+        validate.check(found(text.replace("PORT", '"99999"')))
+
+
 def test_one_that_was_kept_with_a_mistake_counts_as_none() -> None:
     """The defaults are the strict ones; nothing is half obeyed."""
     one = replace(found("trustDomainAliases: [old]\nunknown: 1"), created=1.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.cluster import HOST, Cluster, free_port
+from tests.support import authorizer
+from tests.support.cluster import HOST, Cluster, eventually, free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -37,21 +40,61 @@ def to(**operation: list[str]) -> dict[str, Any]:
     return {"to": [{"operation": operation}]}
 
 
+def answer(
+    asker: subprocess.Popen[str], method: str = "GET", path: str = "/get", to: str = "foo", **headers: str
+) -> tuple[int, str]:
+    """Status and text of what httpbin answers to an asker."""
+    assert asker.stdin is not None
+    assert asker.stdout is not None
+    asker.stdin.write(f"{method} http://httpbin.{to}:8000{path} {json.dumps(headers)}\n")
+    asker.stdin.flush()
+    status, text = json.loads(asker.stdout.readline())
+    return status, text
+
+
+@contextlib.contextmanager
+def asking(cluster: Cluster, namespace: str) -> Iterator[subprocess.Popen[str]]:
+    """sleep, which asks httpbin when it is told to."""
+    command = cluster.run_command("sleep", (sys.executable, str(PROGRAMS / "asker.py")), namespace=namespace)
+    with subprocess.Popen(command, env=cluster.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as asker:
+        yield asker
+        asker.kill()
+
+
+def start_httpbin(cluster: Cluster, name: str, port: int, **env: str) -> None:
+    """httpbin in the namespace of that name."""
+    command = (sys.executable, "-m", "uvicorn", "httpbin:app", "--port", str(port), "--log-level", "warning")
+    cluster.join(
+        name, "httpbin", command, "--port", "8000", "--label", "app=httpbin", namespace=name, env=env, folder=PROGRAMS
+    )
+
+
 @dataclass(frozen=True)
 class World:
-    """httpbin in foo and bar, sleep in foo, and whoever is outside."""
+    """httpbin in foo (ASGI) and bar (WSGI), sleep in foo, and whoever is outside."""
 
     cluster: Cluster
     ports: dict[str, int]
     sleep: subprocess.Popen[str]
+    stats: int
 
     def ask(self, method: str = "GET", path: str = "/get", to: str = "foo", **headers: str) -> int:
         """What sleep is answered; 0: nothing."""
-        assert self.sleep.stdin is not None
-        assert self.sleep.stdout is not None
-        self.sleep.stdin.write(f"{method} http://httpbin.{to}:8000{path} {json.dumps(headers)}\n")
-        self.sleep.stdin.flush()
-        return int(self.sleep.stdout.readline())
+        return answer(self.sleep, method, path, to, **headers)[0]
+
+    def counted_trials(self) -> set[str]:
+        """Labels and numbers of foo's metric about dry runs."""
+        page = httpx.get(f"http://{HOST}:{self.stats}/stats/prometheus", trust_env=False).text
+        return {line.partition("{")[2] for line in page.splitlines() if "_rbac{" in line}
+
+    def traced_trials(self) -> dict[str, tuple[str, str | None]]:
+        """By path: what a DENY on trial would have done, and which."""
+        tag = "istio.authorization.dry_run.deny_policy"
+        lines = Path(self.cluster.env["SPANS"]).read_text().splitlines()
+        spans = [json.loads(line)["attributes"] for line in lines]
+        return {
+            span["url.path"]: (span[f"{tag}.result"], span.get(f"{tag}.name")) for span in spans if f"{tag}.result" in span
+        }
 
     def outside(self, to: str = "foo", **headers: str) -> int:
         """What somebody without a certificate is answered; 0: nothing."""
@@ -65,18 +108,26 @@ class World:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One mesh for all."""
     cluster = Cluster(tmp_path_factory.mktemp("authz"))
+    cluster.env |= {
+        "SPANS": str(cluster.home / "spans"),
+        "PYTHONPATH": str(PROGRAMS / "otel"),
+        "MESHLIB_TRACE_SAMPLING": "100",
+    }
     ports = {name: free_port() for name in ("foo", "bar")}
+    stats = free_port()
     try:
         cluster.start_control_plane()
-        for name, port in ports.items():
-            command = (sys.executable, "-m", "uvicorn", "httpbin:app", "--port", str(port), "--log-level", "warning")
-            options = ("--port", "8000", "--label", "app=httpbin")
-            cluster.join(name, "httpbin", command, *options, namespace=name, folder=PROGRAMS)
+        start_httpbin(
+            cluster,
+            "foo",
+            ports["foo"],
+            MESHLIB_STATS_ADDRESS=f"{HOST}:{stats}",
+            LOG_LEVEL="INFO",
+        )
+        start_httpbin(cluster, "bar", ports["bar"])
         cluster.wait_until_listed("foo", "bar")
-        command = cluster.run_command("sleep", (sys.executable, str(PROGRAMS / "asker.py")), namespace="foo")
-        with subprocess.Popen(command, env=cluster.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as sleep:
-            yield World(cluster, ports, sleep)
-            sleep.kill()
+        with asking(cluster, "foo") as sleep:
+            yield World(cluster, ports, sleep, stats)
     finally:
         cluster.stop()
 
@@ -127,13 +178,117 @@ def test_b26_addresses(world: World) -> None:
     assert (world.outside(), world.outside(**{"x-forwarded-for": "10.1.2.3"})) == (200, 403)
 
 
+PROVIDERS = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: istio, namespace: istio-system}}
+data:
+  mesh: |-
+    extensionProviders:
+    - name: sample-ext-authz-grpc
+      envoyExtAuthzGrpc: {{service: external-authz-grpc.local, port: "{0.grpc_port}"}}
+    - name: sample-ext-authz-http
+      envoyExtAuthzHttp:
+        service: external-authz-http.local
+        port: "{0.http_port}"
+        includeRequestHeadersInCheck: [x-ext-authz]
+        headersToUpstreamOnAllow: [x-ext-authz-check-result]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: external-authz-grpc-local, namespace: foo}}
+spec:
+  hosts: [external-authz-grpc.local]
+  endpoints: [{{address: 127.0.0.1}}]
+  ports: [{{name: grpc, number: {0.grpc_port}, protocol: GRPC}}]
+  resolution: STATIC
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: external-authz-http-local, namespace: foo}}
+spec:
+  hosts: [external-authz-http.local]
+  endpoints: [{{address: 127.0.0.1}}]
+  ports: [{{name: http, number: {0.http_port}, protocol: HTTP}}]
+  resolution: STATIC
+"""
+
+
+@pytest.mark.parametrize("namespace", ["foo", "bar"])
+@pytest.mark.parametrize("provider", ["sample-ext-authz-grpc", "sample-ext-authz-http"])
+def test_b25_an_authorizer_decides(world: World, provider: str, namespace: str) -> None:
+    """It is asked about `/headers` alone; what it adds reaches httpbin. Without it nobody enters there."""
+    with authorizer.running(authorizer.Authorizer()) as asked:
+        world.cluster.apply_text(PROVIDERS.format(asked))
+        rules = [to(paths=["/headers"])]
+        world.cluster.apply_text(policy(action="CUSTOM", namespace=namespace, provider={"name": provider}, rules=rules))
+
+        def headers(wish: str) -> tuple[int, str]:
+            return answer(world.sleep, "GET", "/headers", namespace, **{"x-ext-authz": wish})
+
+        assert headers("deny") == (403, authorizer.DENIED)
+        status, text = headers("allow")
+        assert status == 200
+        assert json.loads(text)["headers"][authorizer.RESULT] == "allowed"
+        assert world.ask(path="/ip", to=namespace) == 200
+        assert len(asked.checks or asked.requests) == 2
+    assert headers("allow")[0] == 403
+
+
 def test_b28_dry_run_decides_nothing(world: World) -> None:
-    """A DENY for everybody, on trial: every request is answered."""
+    """A DENY for everybody, on trial: every request is answered; log, metric and trace say what would have been."""
     trial = {"istio.io/dry-run": "true"}
-    world.cluster.apply_text(policy(action="DENY", rules=[to(paths=["/headers"])], annotations=trial))
+    rules = [to(paths=["/headers"])]
+    world.cluster.apply_text(policy(action="DENY", rules=rules, annotations=trial))
     assert (world.ask(path="/headers"), world.ask(path="/get")) == (200, 200)
-    world.cluster.apply_text(policy(action="DENY", rules=[to(paths=["/headers"])]))
+
+    name = "ns[foo]-policy[p]-rule[0]"
+    log = world.cluster.group.log("foo")
+    eventually(lambda: f"shadow denied, matched policy {name}" in log.read_text(), f"the line in {log}")
+    begin = 'authz_dry_run_action="deny",authz_dry_run_result='
+    counts = {f'{begin}"denied"}} 1', f'{begin}"allowed"}} 1'}
+    eventually(lambda: world.counted_trials() == counts, "both requests counted")
+    tags = {"/headers": ("denied", name), "/get": ("allowed", None)}
+    eventually(lambda: world.traced_trials() == tags, "both requests traced")
+
+    world.cluster.apply_text(policy(action="DENY", rules=rules))
     assert (world.ask(path="/headers"), world.ask(path="/get")) == (403, 200)
+
+
+ALIASES = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: 'trustDomainAliases: [old-td]'}
+"""
+
+
+def test_b27_the_trust_domain_gets_another_name(cluster: Cluster) -> None:
+    """Policies that name the old one let nobody in, until it is an alias."""
+    allowed, denied = "sleep-allow", "foo"
+    everybody_but = {"from": [{"source": {"notPrincipals": [f"old-td/ns/{allowed}/sa/sleep"]}}], **to(methods=["GET"])}
+    cluster.start_control_plane("--trust-domain", "old-td")
+    cluster.apply_text(policy(action="DENY", rules=[everybody_but]))
+
+    def statuses() -> dict[str, int]:
+        found = {}
+        for namespace in (allowed, denied):
+            with asking(cluster, namespace) as sleep:
+                found[namespace] = answer(sleep)[0]
+        return found
+
+    start_httpbin(cluster, "foo", free_port())
+    cluster.wait_until_listed("foo")
+    assert statuses() == {allowed: 200, denied: 403}
+
+    for name in ("foo", "controlplane"):
+        cluster.end(name, signal.SIGTERM)
+    cluster.start_control_plane("--trust-domain", "new-td", name="renamed")
+    start_httpbin(cluster, "foo", free_port())
+    cluster.wait_until_listed("foo")
+    assert statuses() == {allowed: 403, denied: 403}
+    cluster.apply_text(ALIASES)
+    assert statuses() == {allowed: 200, denied: 403}
 
 
 VIEWERS = {

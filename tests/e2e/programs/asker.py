@@ -1,4 +1,4 @@
-"""A client that stays: each line of its input is `METHOD URL JSON-HEADERS`, each line of its output the status, 0 for none."""
+"""A client that stays: it reads lines `METHOD URL JSON-HEADERS` and answers each with `[STATUS, TEXT]`; status 0: none."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import requests
 for line in sys.stdin:
     method, url, headers = line.split(" ", 2)
     try:
-        print(requests.request(method, url, headers=json.loads(headers), timeout=10).status_code, flush=True)
-    except requests.RequestException:
-        print(0, flush=True)
+        answer = requests.request(method, url, headers=json.loads(headers), timeout=10)
+        print(json.dumps([answer.status_code, answer.text]), flush=True)
+    except requests.RequestException as error:
+        print(json.dumps([0, str(error)]), flush=True)

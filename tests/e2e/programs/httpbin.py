@@ -1,10 +1,14 @@
-"""An ordinary ASGI service that tells what arrived: headers, path, and which process answered."""
+"""An ordinary service, by ASGI (`app`) and WSGI (`wsgi`), that tells what arrived: headers, path, and which process answered."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Callable, Iterable
 from typing import Any
+
+logging.basicConfig(level=os.environ.get("LOG_LEVEL", "WARNING"))
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -33,3 +37,10 @@ async def lifespan(receive: Any, send: Any) -> None:
         await send({"type": message["type"] + ".complete"})
         if message["type"] == "lifespan.shutdown":
             return
+
+
+def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """GET anything: path and headers as JSON."""
+    headers = {name[5:].lower().replace("_", "-"): value for name, value in environ.items() if name.startswith("HTTP_")}
+    start_response("200 OK", [("content-type", "application/json")])
+    return [json.dumps({"path": environ["PATH_INFO"], "headers": headers}).encode()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 import threading
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from meshlib.facts import Peer
+from meshlib.facts import DryRun, Peer
 from meshlib.telemetry import Reporter, RequestEvent, Workload
-from meshlib.telemetry.metrics import BUCKETS, CELL, LABELS, RequestMetrics, decode, encode, labels, merge
+from meshlib.telemetry.metrics import BUCKETS, CELL, DRY_RUN_LABELS, LABELS, RequestMetrics, decode, encode, labels, merge
 from meshlib.telemetry.prometheus import exposition
 
 SOURCE = Workload("productpage-v1", "default", "spiffe://cluster.local/ns/default/sa/pages", "productpage", "v1")
@@ -116,6 +117,25 @@ def test_messages_of_calls() -> None:
     assert all('request_protocol="grpc"' in line and 'grpc_response_status="0"' in line for line in lines)
 
 
+def test_policies_on_trial() -> None:
+    """A counter for each port, named and labelled as that of Istio's Envoy; nothing where no policy is on trial."""
+    metrics = RequestMetrics()
+    metrics(event())
+    assert "_rbac" not in exposition(metrics.snapshot())
+    trials = (DryRun("deny", "denied", "p"), DryRun("allow", "allowed", "q"))
+    for _ in range(2):
+        metrics(event(reporter=Reporter.DESTINATION, local_address="10.0.0.2:9080", dry_runs=trials))
+    metrics(event(reporter=Reporter.DESTINATION, local_address="[::1]:9081", dry_runs=trials[:1]))
+    lines = [line for line in exposition(metrics.snapshot()).splitlines() if "_rbac" in line and not line.startswith("# HELP")]
+    assert lines == [
+        "# TYPE envoy_http_inbound_0_0_0_0_9080_rbac counter",
+        'envoy_http_inbound_0_0_0_0_9080_rbac{authz_dry_run_action="deny",authz_dry_run_result="denied"} 2',
+        'envoy_http_inbound_0_0_0_0_9080_rbac{authz_dry_run_action="allow",authz_dry_run_result="allowed"} 2',
+        "# TYPE envoy_http_inbound_0_0_0_0_9081_rbac counter",
+        'envoy_http_inbound_0_0_0_0_9081_rbac{authz_dry_run_action="deny",authz_dry_run_result="denied"} 1',
+    ]
+
+
 def test_labels_keep_requests_apart() -> None:
     """Status, flags and both sides."""
     metrics = RequestMetrics()
@@ -145,8 +165,12 @@ def test_no_request_is_lost_between_threads() -> None:
     assert cell[0] == 8000
 
 
-cells = st.lists(st.integers(0, 2**53), min_size=CELL, max_size=CELL).map(tuple)
-snapshots = st.dictionaries(st.tuples(*[st.text(max_size=3)] * len(LABELS)), cells, max_size=3)
+def rows(labels: int, numbers: int) -> st.SearchStrategy[dict[tuple[str, ...], tuple[float, ...]]]:
+    cells = st.lists(st.integers(0, 2**53), min_size=numbers, max_size=numbers).map(tuple)
+    return st.dictionaries(st.tuples(*[st.text(max_size=3)] * labels), cells, max_size=3)
+
+
+snapshots = st.builds(operator.or_, rows(len(LABELS), CELL), rows(len(DRY_RUN_LABELS), 1))
 
 
 @given(snapshots)

@@ -18,7 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from meshlib.config.model import Endpoint
 from meshlib.errors import Sighting, UpstreamTimeout
-from meshlib.facts import Headers, Peer, Request
+from meshlib.facts import DryRun, Headers, Peer, Request
 from meshlib.telemetry import Propagation, Telemetry, local_workload
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -123,6 +123,21 @@ def test_the_server_span_follows_the_semantic_conventions(exporter: InMemorySpan
             "istio.namespace": "default",
         }.items()
     )
+
+
+def test_policies_on_trial_are_tags_of_the_server_span(exporter: InMemorySpanExporter) -> None:
+    """Istio's tags; a policy is named where one matched."""
+    record = service("reviews").inbound(arriving(*CALLER), PEER)
+    record.judged(record.request, [DryRun("deny", "denied", "p"), DryRun("allow", "denied")])
+    record.end(record.event(status=200))
+    record.close()
+    found = by_kind(exporter)[SpanKind.SERVER].attributes or {}
+    begin = "istio.authorization.dry_run."
+    assert {key.removeprefix(begin): value for key, value in found.items() if key.startswith(begin)} == {
+        "deny_policy.name": "p",
+        "deny_policy.result": "denied",
+        "allow_policy.result": "denied",
+    }
 
 
 def test_the_client_span_tells_where_it_went(exporter: InMemorySpanExporter) -> None:
