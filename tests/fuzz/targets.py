@@ -20,18 +20,26 @@ from meshlib.config.decode import TYPE_URLS, decode
 from meshlib.config.messages import message
 from meshlib.config.policy import Normalization
 from meshlib.config.subscription import Kind, Subscription
-from meshlib.errors import ConfigurationError, CredentialError, IdentityError
+from meshlib.errors import ConfigurationError, CredentialError, IdentityError, WorkloadApiError
 from meshlib.facts import Peer, Request
 from meshlib.identity.csr import new_request
 from meshlib.identity.jwk import read_keys
 from meshlib.identity.jwt import JwtRefused, check_signature
 from meshlib.identity.jwt import read as read_jwt
+from meshlib.identity.leaf import leaf_from_pem
 from meshlib.identity.peer import peer_from_der
+from meshlib.identity.revocation import refuse_revoked
 from meshlib.identity.spiffe import SpiffeId
+from meshlib.identity.svid import svid_from_pem
+from meshlib.inbound import codec
 from meshlib.inbound.normalize import normalize
 from meshlib.inbound.visit import Visit
 from meshlib.path import normalized
+from meshlib.runtime.ext_authz import verdict
 from meshlib.runtime.http1 import MalformedResponse, ResponseParser
+from meshlib.runtime.rate_limit import judged
+from meshlib.runtime.trust import roots_of
+from meshlib.runtime.workload_api import identity_from
 from meshlib.runtime.xds import from_response
 from meshlib.telemetry.context import Propagation, extract
 from meshlib_control import intake
@@ -47,7 +55,7 @@ from meshlib_control.xds.limits import Limits, TooMuch
 from meshlib_control.xds.node import read_node
 from meshlib_control.xds.wire import read_request
 from tests.support import worlds
-from tests.support.pki import Authority
+from tests.support.pki import Authority, Leaf
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -151,6 +159,81 @@ def _responses() -> list[bytes]:
     ]
 
 
+# What other servers answer a member
+
+
+@cache
+def _member() -> tuple[Authority, Leaf]:
+    authority = Authority()
+    return authority, authority.issue("reviews")
+
+
+def _secrets() -> list[bytes]:
+    authority, leaf = _member()
+    context = {
+        "trusted_ca": {"inline_string": authority.root.decode()},
+        "crl": {"inline_string": authority.revocations(leaf)},
+    }
+    shape = message("envoy.extensions.transport_sockets.tls.v3.Secret")
+    return [shape(name="ROOTCA", validation_context=context).SerializeToString()]
+
+
+def _lists() -> list[bytes]:
+    authority, leaf = _member()
+    return [authority.revocations(leaf).encode(), authority.revocations().encode()]
+
+
+def _svid(data: bytes) -> object:
+    return identity_from(message("X509SVIDResponse").FromString(data), "unix:/agent.sock", _issued())
+
+
+def _issued() -> float:
+    """Seconds since the epoch, while the certificate of the samples is good."""
+    return leaf_from_pem(_member()[1].chain.decode()).not_before + 60
+
+
+def _svids() -> list[bytes]:
+    authority, leaf = _member()
+    found = svid_from_pem(leaf.chain.decode(), leaf.key, authority.root.decode())
+    one = {
+        "spiffe_id": found.spiffe_id,
+        "x509_svid": found.chain,
+        "x509_svid_key": found.key,
+        "bundle": found.bundle,
+    }
+    return [message("X509SVIDResponse")(svids=[one]).SerializeToString()]
+
+
+def _check(data: bytes) -> object:
+    return verdict(message("envoy.service.auth.v3.CheckResponse").FromString(data))
+
+
+def _checks() -> list[bytes]:
+    headers = [{"header": {"key": "x-user", "value": "joe"}, "append": {"value": True}}]
+    facts = {"fields": {"team": {"struct_value": {"fields": {"size": {"number_value": 3.0}}}}}}
+    let_in = {"headers": headers, "headers_to_remove": ["x-key"], "query_parameters_to_set": [{"key": "a", "value": "b"}]}
+    refused = {"status": {"code": 401}, "body": "no", "headers": headers}
+    shape = message("envoy.service.auth.v3.CheckResponse")
+    answers = (
+        shape(status={"code": 0}, ok_response=let_in, dynamic_metadata=facts),
+        shape(status={"code": 7}, denied_response=refused),
+    )
+    return [one.SerializeToString() for one in answers]
+
+
+def _limit(data: bytes) -> object:
+    return judged(message("envoy.service.ratelimit.v3.RateLimitResponse").FromString(data))
+
+
+def _limits() -> list[bytes]:
+    limit = {"current_limit": {"requests_per_unit": 3, "unit": 2, "name": "x"}, "limit_remaining": 1}
+    headers = [{"key": "x-why", "value": "often"}]
+    answer = message("envoy.service.ratelimit.v3.RateLimitResponse")(
+        overall_code=2, statuses=[{"code": 2, **limit}], response_headers_to_add=headers, raw_body=b"slow down"
+    )
+    return [answer.SerializeToString()]
+
+
 # What clients of the control plane send
 
 
@@ -212,8 +295,18 @@ def _arrive(data: bytes) -> None:
 
 
 def _headers(data: bytes) -> object:
-    lines = [line.partition(":") for line in data.decode("latin-1").split("\n")]
-    return extract(tuple((name.lower(), value) for name, _, value in lines), Propagation())
+    return extract(_lines(data.decode("latin-1")), Propagation())
+
+
+def _lines(text: str) -> tuple[tuple[str, str], ...]:
+    found = [line.partition(": ") for line in text.split("\n")]
+    return tuple((name.lower(), value) for name, _, value in found)
+
+
+def _request(data: bytes) -> object:
+    """Method, path and authority, then headers, each on a line."""
+    method, path, authority, *rest = (data.decode("latin-1") + "\n\n").split("\n")
+    return codec.read(Visit(Request(method, "http", authority, path, _lines("\n".join(rest))), Peer()))
 
 
 def _token(data: bytes) -> None:
@@ -251,6 +344,11 @@ _ANSWERS = (
     b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
     b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + _CHUNKED,
 )
+_REQUESTS = (
+    b"GET\n/a\nreviews:9080\nconnection: keep-alive, x-team\nx-team: a",
+    b"GET\n/a\n[::1]:80\nconnection: upgrade, http2-settings\nupgrade: h2c, websocket\nhttp2-settings: a\nte: trailers",
+    b"CONNECT\nreviews:9080\nreviews:9080\ntransfer-encoding: chunked",
+)
 _TRACES = (
     b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\nx-request-id: 1",
     b"b3: 80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1\nx-b3-sampled: 1",
@@ -259,6 +357,11 @@ _TRACES = (
 TARGETS: Mapping[str, Target] = {
     **{kind.name.lower(): _resource(kind) for kind in Kind},
     "discovery response": Target(_promising(_stream, DecodeError), _responses),
+    "roots": Target(_promising(roots_of, IdentityError), _secrets),
+    "revocation lists": Target(_promising(lambda data: refuse_revoked(_member()[1].chain, data), IdentityError), _lists),
+    "workload api": Target(_promising(_svid, DecodeError, WorkloadApiError), _svids),
+    "authorizer": Target(_promising(_check, DecodeError), _checks),
+    "rate limit service": Target(_promising(_limit, DecodeError), _limits),
     "discovery request": Target(_ask(Variant.STATE_OF_THE_WORLD), lambda: _asked("DiscoveryRequest")),
     "delta request": Target(_ask(Variant.DELTA), lambda: _asked("DeltaDiscoveryRequest")),
     "yaml": Target(
@@ -269,6 +372,7 @@ TARGETS: Mapping[str, Target] = {
     "jwt": Target(_promising(_token, JwtRefused, ConfigurationError), _tokens),
     "peer certificate": Target(_promising(peer_from_der, IdentityError), _certificates),
     "path": Target(_arrive, lambda: [b"/a/../%2e/b%2F\\c//d?x=%00#y", b"/reviews/0", b"/%", b"*"]),
+    "request": Target(_request, lambda: _REQUESTS),
     "trace headers": Target(_headers, lambda: _TRACES),
     "http response": Target(_promising(_answer, MalformedResponse), lambda: _ANSWERS),
 }
