@@ -92,7 +92,7 @@ def _understood(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_numbers(shape: inspect.Type, data: Any) -> Any:
-    """Numbers may be written as texts, `port: "9000"` as in Istio's task: protobuf's JSON allows it, unlike that of Kubernetes."""
+    """Numbers may be written as texts, `port: "9000"` as in Istio's task: protobuf's JSON allows it, Kubernetes' does not."""
     match shape, data:
         case inspect.IntType(), str() if _INTEGER.fullmatch(data):
             return int(data)

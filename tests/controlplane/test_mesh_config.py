@@ -77,7 +77,7 @@ def test_mistakes_are_refused_with_their_place(mesh: str, field: str, problem: s
 
 
 def test_numbers_may_be_texts() -> None:
-    """As in Istio's task about external authorization; in Istio, protobuf reads the mesh configuration. A word is no number."""
+    """As in Istio's task about external authorization: protobuf reads Istio's mesh configuration. A word is no number."""
     text = "extensionProviders: [{name: opa, envoyExtAuthzGrpc: {service: opa.foo.svc.cluster.local, port: PORT}}]"
     assert world(config_map(text.replace("PORT", '"9000"'))).mesh == world(config_map(text.replace("PORT", "9000"))).mesh
     (mistake,) = validate.mistakes(found(text.replace("PORT", '"nine"')))

@@ -50,7 +50,13 @@ class Spire:
         self.cluster.group.start(
             name or account, (*command, *where), self.cluster.env | {"MESHLIB_CERTIFICATE_LIFETIME": str(LIFETIME)}
         )
-        eventually(self.socket(account).exists, f"socket; see {self.cluster.group.log(name or account)}")
+        eventually(
+            lambda: "Serving it" in self.told(name or account), f"served; see {self.cluster.group.log(name or account)}"
+        )
+
+    def told(self, name: str) -> str:
+        """What an agent has said up to now."""
+        return self.cluster.group.log(name).read_text()
 
 
 @pytest.fixture
@@ -115,7 +121,7 @@ def test_two_processes_of_spire(cluster: Cluster, spire: Spire) -> None:
     assert summary["identities"] >= 3  # at first, of the new agent, and at least one that it pushed
 
     answer = run(cluster, ours, "fetch.py", "http://httpbin:8000/get")
-    assert answer["status"] == 200, answer
+    assert answer["status"] == 200, (answer, spire.told("sleep-again"))
     forwarded = json.loads(answer["body"])["headers"]["x-forwarded-client-cert"]
     assert "By=spiffe://cluster.local/ns/default/sa/httpbin" in forwarded
     assert "URI=spiffe://cluster.local/ns/default/sa/sleep" in forwarded

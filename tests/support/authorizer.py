@@ -82,22 +82,27 @@ def running(authorizer: Authorizer) -> Iterator[Authorizer]:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: handler}),))
     authorizer.grpc_port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(authorizer))
+    over = threading.Event()
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(authorizer, over))
     authorizer.http_port = web.server_port
     threading.Thread(target=web.serve_forever, daemon=True).start()
     try:
         yield authorizer
     finally:
+        over.set()
         server.stop(None).wait()
         web.shutdown()
         web.server_close()
 
 
-def _handler(authorizer: Authorizer) -> type[http.server.BaseHTTPRequestHandler]:
+def _handler(authorizer: Authorizer, over: threading.Event) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def _any(self) -> None:
+            if over.is_set():  # somebody kept the connection
+                self.close_connection = True
+                return
             asked = self.rfile.read(int(self.headers.get("content-length") or 0))
             headers = {name.lower(): ",".join(self.headers.get_all(name) or ()) for name in self.headers}
             authorizer.requests.append((self.command, self.path, headers, asked))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .failure import USAGE, Failure
 
-# Plural and short names of the kinds as Istio's and Gateway API's CRDs declare them.
+# Plural and short names of the kinds as Istio's and Gateway API's CRDs, and kubectl, declare them.
 _KINDS = {
     "VirtualService": ("virtualservices", "vs"),
     "DestinationRule": ("destinationrules", "dr"),
@@ -21,8 +21,20 @@ _KINDS = {
     "RateLimit": ("ratelimits",),
     "Telemetry": ("telemetries", "telemetry"),
     "WasmPlugin": ("wasmplugins",),
+    "TrafficExtension": ("trafficextensions",),
     "HTTPRoute": ("httproutes",),
     "GRPCRoute": ("grpcroutes",),
+    "ConfigMap": ("configmaps", "cm"),
+    "Role": ("roles",),
+    "RoleBinding": ("rolebindings",),
+    "ClusterRole": ("clusterroles",),
+    "ClusterRoleBinding": ("clusterrolebindings",),
+    "Service": ("services", "svc"),
+    "ServiceAccount": ("serviceaccounts", "sa"),
+    "Namespace": ("namespaces", "ns"),
+    "Deployment": ("deployments", "deploy"),
+    "Secret": ("secrets",),
+    "Pod": ("pods", "po"),
 }
 _BY_NAME = {name: kind for kind, names in _KINDS.items() for name in (kind.lower(), *names)}
 

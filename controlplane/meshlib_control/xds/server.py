@@ -259,6 +259,8 @@ class DiscoveryService:
         stream = _Stream(f"{variant.name}-{next(self._ids)}", variant, self._wall_clock(), self._limits)
         self._streams[stream.id] = stream
         try:
+            # Alone and first: an abort while the first response is on its way would send it again, which gRPC refuses.
+            await context.send_initial_metadata(())
             await _first_to_end(self._read(stream, caller, requests), self._write(stream, context))
         finally:
             self._streams.pop(stream.id, None)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from meshlib_control.kinds import KINDS
 from tests.support.control import REVIEWS_V1, SUBSETS, TYPO
 
 pytestmark = pytest.mark.usefixtures("plane")
@@ -60,6 +61,18 @@ def test_a_folder_means_its_yaml_files(meshlib, tmp_path):
         "destinationrule",
         "virtualservice",
     ]
+
+
+def test_every_kind_that_policies_are_made_of_has_a_name(meshlib, tmp_path):
+    """What can be applied and means something can be shown and taken back, the mesh's configuration, too."""
+    known = [kind.name for kind in KINDS.values() if kind.spec] + ["ConfigMap", "HTTPRoute", "GRPCRoute", "RoleBinding"]
+    for kind in known:
+        assert meshlib("get", kind).code == 0, kind
+    text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: ''}\n"
+    (tmp_path / "mesh.yaml").write_text(text)
+    meshlib("apply", "-f", "mesh.yaml")
+    assert "istio" in meshlib("get", "cm", "-n", "istio-system").out
+    assert "deleted" in meshlib("delete", "cm", "istio", "-n", "istio-system").out
 
 
 def test_a_dash_means_standard_input(meshlib, monkeypatch):

@@ -1,4 +1,4 @@
-"""An ordinary service, by ASGI (`app`) and WSGI (`wsgi`), that tells what arrived: headers, path, and which process answered."""
+"""An ordinary service, by ASGI (`app`) and WSGI (`wsgi`), that tells what arrived and which process answered."""
 
 from __future__ import annotations
 
