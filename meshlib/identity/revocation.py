@@ -5,11 +5,14 @@ Rule 1: nothing here checks the signature of a list: whoever brings it has done 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime
 from functools import lru_cache
 
 from cryptography import x509
 
 from meshlib.errors import IdentityError
+from meshlib.identity.leaf import UNREADABLE
 
 _END = b"-----END X509 CRL-----"
 
@@ -26,16 +29,24 @@ def refuse_revoked(leaf_pem: bytes, revoked_pem: bytes) -> None:
     if not revoked_pem:
         return
     leaf = x509.load_pem_x509_certificate(leaf_pem)
-    for one in _lists(revoked_pem):
+    try:
+        when = _revoked_at(leaf, _lists(revoked_pem))
+    except UNREADABLE as error:  # entries and names are read no earlier than they are asked for
+        raise IdentityError(f"the revocation list cannot be read: {error}") from error
+    if when is not None:
+        raise IdentityError(
+            f"the certificate with the serial number {leaf.serial_number:x} was revoked at {when:%Y-%m-%d %H:%M} UTC"
+        )
+
+
+def _revoked_at(leaf: x509.Certificate, lists: Iterable[x509.CertificateRevocationList]) -> datetime | None:
+    for one in lists:
         entry = one.get_revoked_certificate_by_serial_number(leaf.serial_number) if one.issuer == leaf.issuer else None
         if entry is not None:
-            when = f"{entry.revocation_date_utc:%Y-%m-%d %H:%M} UTC"
-            raise IdentityError(f"the certificate with the serial number {leaf.serial_number:x} was revoked at {when}")
+            return entry.revocation_date_utc
+    return None
 
 
 @lru_cache(maxsize=4)  # the one in force, and some that others still hold
 def _lists(revoked_pem: bytes) -> tuple[x509.CertificateRevocationList, ...]:
-    try:
-        return tuple(x509.load_pem_x509_crl(block + _END) for block in revoked_pem.split(_END)[:-1])
-    except ValueError as error:
-        raise IdentityError(f"the revocation list cannot be read: {error}") from error
+    return tuple(x509.load_pem_x509_crl(block + _END) for block in revoked_pem.split(_END)[:-1])

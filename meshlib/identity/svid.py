@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 
 from meshlib.errors import IdentityError
 from meshlib.identity.chain import proven_leaf
-from meshlib.identity.leaf import Leaf, leaf_from_der
+from meshlib.identity.leaf import UNREADABLE, Leaf, leaf_from_der
 from meshlib.identity.spiffe import SpiffeId
 
 _SEQUENCE = 0x30
@@ -43,7 +43,7 @@ def svid_from_pem(chain: str, key: bytes, roots: str) -> Svid:
     try:
         leaf_first, trusted = _der_of(chain), _der_of(roots)
         loaded = serialization.load_pem_private_key(key, password=None)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise IdentityError(f"the certificate cannot be read: {error}") from error
     pkcs8 = loaded.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     spiffe_id = SpiffeId.parse(leaf_from_der(leaf_first[0]).spiffe_id)
@@ -112,6 +112,6 @@ def _der_of(pem: str) -> list[bytes]:
 def _pem_of(certificates: list[bytes]) -> str:
     try:
         loaded = [x509.load_der_x509_certificate(der) for der in certificates]
-    except ValueError as error:
+    except UNREADABLE as error:
         raise IdentityError(f"the certificate cannot be read: {error}") from error
     return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in loaded)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from google.protobuf.json_format import MessageToDict
 
 from meshlib.config.messages import message
 from meshlib.errors import MeshError
@@ -199,12 +198,29 @@ def _struct(value: dict[str, Any]) -> Any:
     return found
 
 
+def _facts(struct: Any) -> dict[str, Any]:
+    """A Struct as plain data. Not by protobuf's JSON: that raises for numbers which are none (NaN), and Envoy takes them."""
+    return {name: _fact(value) for name, value in struct.fields.items()}
+
+
+def _fact(value: Any) -> Any:
+    kind = value.WhichOneof("kind")
+    match kind:
+        case "struct_value":
+            return _facts(value.struct_value)
+        case "list_value":
+            return [_fact(one) for one in value.list_value.values]
+        case None | "null_value":
+            return None
+    return getattr(value, kind)
+
+
 def verdict(answer: Any) -> Verdict:
     """A CheckResponse in our words."""
     metadata = (
         answer.ok_response.dynamic_metadata if answer.ok_response.HasField("dynamic_metadata") else answer.dynamic_metadata
     )
-    facts = MessageToDict(metadata)
+    facts = _facts(metadata)
     if answer.status.code == 0:
         found = answer.ok_response
         return Verdict(

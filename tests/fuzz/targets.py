@@ -5,6 +5,7 @@ An error that a reader does not promise is a crash: in a data path it would be a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -210,7 +211,7 @@ def _check(data: bytes) -> object:
 
 def _checks() -> list[bytes]:
     headers = [{"header": {"key": "x-user", "value": "joe"}, "append": {"value": True}}]
-    facts = {"fields": {"team": {"struct_value": {"fields": {"size": {"number_value": 3.0}}}}}}
+    facts = {"fields": {"team": {"struct_value": {"fields": {"size": {"number_value": math.nan}}}}}}
     let_in = {"headers": headers, "headers_to_remove": ["x-key"], "query_parameters_to_set": [{"key": "a", "value": "b"}]}
     refused = {"status": {"code": 401}, "body": "no", "headers": headers}
     shape = message("envoy.service.auth.v3.CheckResponse")
