@@ -113,7 +113,9 @@ class Roots:
     def begun(self, now: datetime, organization: str) -> Roots:
         """A new root is made, to be distributed. Raises SettingsError if a replacement is under way."""
         if self.phase is not Phase.STEADY:
-            raise SettingsError(f"the root is being replaced already: {self.phase.value}")
+            raise SettingsError(
+                f"the root is being replaced already: {self.phase.value}; `meshlib ca show` says who is waited for"
+            )
         new = new_root(now, organization)
         return replace(self, next=new, cross=_certified_by(self.signing, new))
 

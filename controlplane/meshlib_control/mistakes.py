@@ -69,9 +69,14 @@ def line_of(lines: Mapping[str, int], field: str) -> int:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean timeout?`, or nothing if no known word is near."""
-    by_simple = {_simple(name): name for name in known}
+    by_simple = {_simple(name): name for name in sorted(known, key=_usual)}
     near = difflib.get_close_matches(_simple(word), by_simple, n=1, cutoff=0.6)
     return f"did you mean {by_simple[near[0]]}?" if near else ""
+
+
+def _usual(name: str) -> bool:
+    """False first: of two spellings of one field, `jwks_uri` and `jwksUri`, the last one is proposed."""
+    return "_" not in name
 
 
 def _simple(word: str) -> str:

@@ -13,6 +13,7 @@ from meshlib_control.kinds import (
     KINDS,
     DestinationRule,
     PeerAuthentication,
+    RequestAuthentication,
     ServiceEntry,
     VirtualService,
     parse_duration,
@@ -143,6 +144,12 @@ def test_an_unknown_field_is_answered_with_the_likely_one(written: str, meant: s
     assert mistake.problem == f'unknown field "{written}"'
     assert mistake.suggestion == (f"did you mean {meant}?" if meant else mistake.suggestion)
     assert mistake.suggestion
+
+
+def test_of_two_spellings_the_usual_one_is_proposed() -> None:
+    """Istio takes `jwks_uri`, too."""
+    (mistake,) = schema.mistakes(RequestAuthentication, {"jwtRules": [{"issuer": "a", "jwksURI": "https://a"}]})
+    assert mistake.suggestion == "did you mean jwksUri?"
 
 
 def test_all_mistakes_are_found_in_the_order_of_the_text() -> None:

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from meshlib.config.model import PeerMode
-from meshlib.config.policy import Normalization
+from meshlib.config.policy import EscapedSlashes, Normalization
 from meshlib.inbound.admit import InboundPort
 from meshlib.inbound.buckets import Buckets
 from meshlib.inbound.rate_limit import Counting
@@ -51,7 +51,12 @@ class FolderMesh:
         policy = self.folder / "policy"
         filters = rbac_filters(*json.loads(policy.read_text())) if policy.exists() else ()
         mode = PeerMode((self.folder / "mode").read_text())
-        return InboundPort(mode, filters=filters, normalization=Normalization(normalize=True))
+        return InboundPort(mode, filters=filters, normalization=self._normalization())
+
+    def _normalization(self) -> Normalization:
+        paths = self.folder / "paths"
+        normalize, merge, escaped = json.loads(paths.read_text()) if paths.exists() else (True, False, EscapedSlashes.KEEP)
+        return Normalization(normalize, merge, EscapedSlashes(escaped))
 
     @property
     def certificates(self) -> Certificates:

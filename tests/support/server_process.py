@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from meshlib.config.policy import Normalization
 from tests.support.pki import Authority
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,10 @@ class ServerProcess:
     def policy(self, *filters: Any) -> None:
         """RBAC filters of the port, as protobuf's JSON."""
         self._say("policy", json.dumps(filters))
+
+    def paths(self, how: Normalization) -> None:
+        """How paths are normalized from now on."""
+        self._say("paths", json.dumps([how.normalize, how.merge_slashes, how.escaped_slashes.value]))
 
     def _say(self, what: str, text: str) -> None:
         place = self.folder / what

@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from meshlib.config.policy import EscapedSlashes, Normalization
 from tests.support.pki import spiffe
 from tests.support.rbac import ANY, rules
 from tests.support.server_process import COMMANDS, DEADLINE, KEEPS_ALIVE, ServerProcess, ask_on
 
+BASE = Normalization(normalize=True)
+MERGED = Normalization(normalize=True, merge_slashes=True)
+DECODED = Normalization(normalize=True, merge_slashes=True, escaped_slashes=EscapedSlashes.FORWARD)
 WHO = {"url_path": {"path": {"exact": "/who"}}}
 
 
@@ -33,6 +37,7 @@ def running(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 def server(running: ServerProcess) -> ServerProcess:
     """Without any rule."""
     running.mode("PERMISSIVE")
+    running.paths(BASE)
     running.policy()
     return running
 
@@ -75,6 +80,32 @@ def test_what_a_rule_does_not_mean_is_not_served_as_if(server: ServerProcess, ta
     only(server, "DENY", WHO)
     request = f"GET {target} HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n"
     assert status_of(server, request.encode()) in ({403, 500} if target == "//who" else {500})
+
+
+@pytest.mark.parametrize(
+    ("how", "target"),
+    [(MERGED, "//who"), (MERGED, "/x/..//who"), (DECODED, "/x%2f..%2Fwho"), (DECODED, "/%5Cwho"), (DECODED, "/%2f%2Fwho")],
+)
+def test_rule_and_application_see_the_path_as_the_mesh_normalizes_it(
+    server: ServerProcess, how: Normalization, target: str
+) -> None:
+    """MERGE_SLASHES and DECODE_AND_MERGE_SLASHES: what is judged as /who is served as /who."""
+    request = f"GET {target} HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n".encode()
+    server.paths(how)
+    only(server, "ALLOW", WHO)
+    assert status_of(server, request) == 200
+    only(server, "DENY", WHO)
+    assert status_of(server, request) == 403
+
+
+def test_a_path_that_nobody_normalizes_is_served_as_it_is_judged(server: ServerProcess) -> None:
+    """NONE: /x/../who is no /who, neither for a rule nor for the application, which has no such path and fails."""
+    request = b"GET /x/../who HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n"
+    server.paths(Normalization())
+    only(server, "ALLOW", WHO)
+    assert status_of(server, request) == 403
+    only(server, "DENY", WHO)
+    assert status_of(server, request) == 500
 
 
 def test_a_client_cannot_take_a_prefix_off_its_path(server: ServerProcess) -> None:
