@@ -235,6 +235,31 @@ def test_b25_an_authorizer_decides(world: World, provider: str, namespace: str) 
     assert headers("allow")[0] == 403
 
 
+@pytest.mark.parametrize("api", ["sync", "aio"])
+def test_an_authorizer_decides_about_calls(world: World, api: str) -> None:
+    """gRPC servers ask it, too; who is refused is told its words."""
+    name = f"echo-{api}"
+    server = (sys.executable, str(PROGRAMS / "grpcserver.py"), api, f"{HOST}:0", name)
+    world.cluster.join(name, name, server, "--port", "7001", namespace="foo")
+    world.cluster.wait_until_listed(name)
+
+    def asked(wish: str) -> Any:
+        client = (sys.executable, str(PROGRAMS / "grpcask.py"), f"{name}.foo:7001", f"x-ext-authz={wish}")
+        command = world.cluster.run_command("sleep", client, namespace="foo")
+        return json.loads(
+            subprocess.run(command, env=world.cluster.env, stdout=subprocess.PIPE, timeout=60, check=True).stdout
+        )
+
+    with authorizer.running(authorizer.Authorizer()) as running:
+        world.cluster.apply_text(PROVIDERS.format(running))
+        provider, rules = {"name": "sample-ext-authz-grpc"}, [to(paths=["/test.Echo/One"])]
+        selector = {"matchLabels": {"app": name}}
+        world.cluster.apply_text(policy(action="CUSTOM", selector=selector, provider=provider, rules=rules))
+        assert asked("deny") == ["PERMISSION_DENIED", authorizer.DENIED]
+        assert asked("allow") == ["OK", "hello"]
+    world.cluster.end(name, signal.SIGTERM)
+
+
 def test_b28_dry_run_decides_nothing(world: World) -> None:
     """A DENY for everybody, on trial: every request is answered; log, metric and trace say what would have been."""
     trial = {"istio.io/dry-run": "true"}
