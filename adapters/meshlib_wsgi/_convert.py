@@ -29,8 +29,7 @@ _VARIABLES = {name: key for key, name in _UNPREFIXED.items()}
 def request_of(environ: Environ) -> Request:
     """The request as policy sees it, without what a client may not say about itself."""
     scheme = environ.get("wsgi.url_scheme", "http")
-    host = environ.get("HTTP_HOST") or f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}"
-    authority, path = place_of(_target(environ), host)
+    authority, path = place_of(_target(environ), environ.get("HTTP_HOST", ""))
     return Request(environ["REQUEST_METHOD"], scheme, authority, path, _headers(environ))
 
 

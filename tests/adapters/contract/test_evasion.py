@@ -139,6 +139,13 @@ def test_an_old_version_of_http_is_judged_too(server: ServerProcess) -> None:
     assert status_of(server, b"GET /who HTTP/1.0\r\n\r\n") in {400, 403}
 
 
+def test_a_request_without_a_host_is_refused(server: ServerProcess) -> None:
+    """By every server alike: otherwise it had the name of the server's address for policies, and none for the application."""
+    only(server, "ALLOW", WHO)
+    assert status_of(server, b"GET /who HTTP/1.1\r\nConnection: close\r\n\r\n") == 400
+    assert status_of(server, b"GET http://reviews?/who HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n") in {400, 404}
+
+
 def test_a_header_with_underscores_is_another_one(server: ServerProcess) -> None:
     """Who shows X_Token has not shown x-token."""
     only(server, "ALLOW", {"header": {"name": "x-token", "string_match": {"exact": "admin"}}})

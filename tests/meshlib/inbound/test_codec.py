@@ -83,10 +83,42 @@ def test_a_connect_with_a_path_is_refused() -> None:
         ("/reviews/0", ("reviews", "/reviews/0")),
         ("HTTP://details:80/0?x=1", ("details:80", "/0?x=1")),
         ("http://joe:secret@details/0", ("details", "/0")),
-        ("http://details?x", ("details", "/?x")),
+        ("http://details?x", ("details", "?x")),
+        ("http://details#x", ("details", "#x")),
+        ("http://details:90x/", ("reviews", "http://details:90x/")),
+        ("http://joe@[::1]:80", ("[::1]:80", "/")),
         ("details:80", ("reviews", "details:80")),
     ],
 )
 def test_a_request_line_may_name_its_host(target: str, place: tuple[str, str]) -> None:
     """Whatever the Host header says; a user's name is no part of a host."""
     assert place_of(target, "reviews") == place
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("get", "/"), ("BREW", "/"), ("GET", "/p\u00e4th"), ("GET", "/a?\xe4"), ("GET", "/\x7f"), ("GET", "/a b")],
+)
+def test_what_is_no_request_line_is_refused(method: str, path: str) -> None:
+    """A method that HTTP does not have, a target of other than visible ASCII: servers differ about them."""
+    denied = normalize(HOW, Visit(Request(method, "http", "reviews", path, ()), Peer()))
+    assert denied is not None
+    assert denied.status == 400
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ((("content-length", "0"),), None),
+        ((("transfer-encoding", "chunked"),), None),
+        ((("content-length", "+0"),), 400),
+        ((("content-length", ""),), 400),
+        ((("content-length", "0"), ("content-length", "0")), 400),
+        ((("content-length", "0"), ("transfer-encoding", "chunked")), 400),
+        ((("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")), 400),
+    ],
+)
+def test_a_body_has_one_length(headers: Headers, status: int | None) -> None:
+    """Who counts otherwise than the server takes the rest of a body for a request."""
+    found = left_of(*headers)
+    assert (found if isinstance(found, int) else None) == status
