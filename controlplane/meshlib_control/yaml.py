@@ -21,6 +21,8 @@ MAX_VALUES: Final = 200_000
 MAX_DEPTH: Final = 100
 """Levels of nesting; Istio's deepest kind needs about fifteen."""
 
+_TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
+
 _BASE: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # go-yaml v2, resolve.go: what a plain scalar means to kubectl. Words are matched whole, in these spellings only.
@@ -41,6 +43,7 @@ _ADVICE: Final = (
     ("did not find expected key", "check that this line is indented like its neighbours"),
     ("did not find expected '-' indicator", "check that this line is indented like its neighbours"),
     ("did not find expected alphabetic or numeric character", 'put a value that begins with * or & in quotes: "*"'),
+    (_TOO_DEEP, "no kind of Istio's is that deep: check the brackets"),
     ("alias", "define the anchor with & before it is used with *"),
     ("found unexpected end of stream", "close the quote"),
     ("cannot start any token", "put the value in quotes"),
@@ -54,11 +57,10 @@ class _Loader(_BASE):  # type: ignore[misc]
     depth = 0
 
     def descend_resolver(self, node: yaml.Node | None, _index: object) -> None:
-        """Called on the way into each node: PyYAML's C code recurses without a limit and would end the process."""
+        """Called on the way into each node: C code before PyYAML 6.0.4 recurses without a limit and would end the process."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            problem = f"nested deeper than {MAX_DEPTH} levels"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark if node else None)
+            raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=node.start_mark if node else None)
 
     def ascend_resolver(self) -> None:
         """Called on the way out of each node."""
@@ -122,9 +124,12 @@ def _with_quoted_addresses(text: str, error: yaml.MarkedYAMLError) -> str:
 
 def _syntax_error(error: yaml.MarkedYAMLError, file: str) -> InvalidObject:
     mark = error.problem_mark or error.context_mark
-    words = f"{error.context or ''} {error.problem or ''}"
+    reason = error.problem or error.context or ""
+    if "maximum nesting depth" in reason:  # libyaml's own limit (PyYAML 6.0.4), which reads ahead and so may come first
+        reason = _TOO_DEEP
+    words = f"{error.context or ''} {reason}"
     advice = next((advice for sign, advice in _ADVICE if sign in words), "check the indentation and the quotes around it")
-    problem = f"not valid YAML: {error.problem or error.context}"
+    problem = f"not valid YAML: {reason}"
     return InvalidObject(problem, suggestion=advice, file=file, line=mark.line + 1 if mark else 0)
 
 
